@@ -1,0 +1,31 @@
+// SPDX-License-Identifier: Apache-2.0
+// Every operator schema, and the facts of the build that are not operators.
+#include <pybind11/pybind11.h>
+#include <pybind11/stl.h>
+#include <torch/library.h>
+
+#include "cpu/capability.h"
+
+TORCH_LIBRARY(darts_fast, m) {
+  m.def(
+      "node_sum(Tensor[] maps, Tensor weights, Tensor? gamma, Tensor? beta, Tensor? running_mean, "
+      "Tensor? running_var, int[] norms, float[] eps, int groups, Tensor? active) "
+      "-> (Tensor node, Tensor mean, Tensor var)");
+  m.def(
+      "node_sum_backward(Tensor grad_node, Tensor[] maps, Tensor weights, Tensor? gamma, "
+      "Tensor? beta, Tensor mean, Tensor var, int[] norms, float[] eps, int groups, "
+      "Tensor? active, bool[] output_mask) "
+      "-> (Tensor[] grad_maps, Tensor grad_weights, Tensor grad_gamma, Tensor grad_beta)");
+}
+
+PYBIND11_MODULE(_C, m) {
+  namespace cpu = darts_fast::cpu;
+  m.def("cpu_capability", &cpu::capability_name);
+  m.def("set_cpu_capability", &cpu::set_capability);
+  m.def("available_cpu_capabilities", &cpu::available_capabilities);
+#if defined(DARTS_WITH_CUDA)
+  m.attr("with_cuda") = true;
+#else
+  m.attr("with_cuda") = false;
+#endif
+}

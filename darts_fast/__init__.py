@@ -1,0 +1,19 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Fast differentiable architecture search: fused kernels, supernets, search and selection."""
+
+from darts_fast._extension import (
+    available_cpu_capabilities,
+    build_info,
+    cpu_capability,
+    set_cpu_capability,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "__version__",
+    "available_cpu_capabilities",
+    "build_info",
+    "cpu_capability",
+    "set_cpu_capability",
+]

@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What torch must know about each native op besides its kernels: fake, autograd, autocast.
+
+Schemas and CPU kernels are registered by `darts_fast._C`; this file is private, the documented
+functions with argument checks are in `darts_fast.functional`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from darts_fast import _extension, reference
+
+__all__ = ["node_sum", "node_sum_backward"]
+
+assert _extension.build_info is not None  # importing it registered the schemas
+
+node_sum = torch.ops.darts_fast.node_sum.default
+node_sum_backward = torch.ops.darts_fast.node_sum_backward.default
+
+
+def _empty_map(like: Tensor) -> Tensor:
+    return torch.empty_like(like, memory_format=torch.channels_last)
+
+
+@torch.library.register_fake("darts_fast::node_sum")
+def _node_sum_fake(
+    maps: Sequence[Tensor],
+    weights: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    running_mean: Tensor | None,
+    running_var: Tensor | None,
+    norms: Sequence[int],
+    eps: Sequence[float],
+    groups: int,
+    active: Tensor | None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    first = maps[0]
+    statistics = (groups, len(maps), first.shape[1])
+    return _empty_map(first), first.new_empty(statistics), first.new_empty(statistics)
+
+
+@torch.library.register_fake("darts_fast::node_sum_backward")
+def _node_sum_backward_fake(
+    grad_node: Tensor,
+    maps: Sequence[Tensor],
+    weights: Tensor,
+    gamma: Tensor | None,
+    beta: Tensor | None,
+    mean: Tensor,
+    var: Tensor,
+    norms: Sequence[int],
+    eps: Sequence[float],
+    groups: int,
+    active: Tensor | None,
+    output_mask: Sequence[bool],
+) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
+    first, terms = maps[0], len(maps)
+    parameter = (terms, first.shape[1])
+
+    def wanted(index: int, shape: tuple[int, ...]) -> Tensor:
+        return first.new_empty(shape if output_mask[index] else (0,))
+
+    grad_maps = [_empty_map(first) if output_mask[k] else first.new_empty(0) for k in range(terms)]
+    return (
+        grad_maps,
+        wanted(terms, (groups, terms)),
+        wanted(terms + 1, parameter),
+        wanted(terms + 2, parameter),
+    )
+
+
+def _node_sum_setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+    maps, weights, gamma, beta, _, _, norms, eps, groups, active = inputs
+    _, mean, var = output
+    ctx.mark_non_differentiable(mean, var)
+    ctx.save_for_backward(*maps, weights, gamma, beta, mean, var, active)
+    ctx.norms, ctx.eps, ctx.groups = norms, eps, groups
+
+
+def _node_sum_autograd(ctx: Any, grad_node: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
+    *maps, weights, gamma, beta, mean, var, active = ctx.saved_tensors
+    # needs_input_grad has one entry per argument, and for a list one per tensor.
+    needs_maps, *needs = ctx.needs_input_grad[:4]
+    mask = [*_flags(needs_maps, len(maps)), *(bool(need) for need in needs)]
+    arguments = (maps, weights, gamma, beta, mean, var, ctx.norms, ctx.eps, ctx.groups, active)
+    grad_maps, *grads = node_sum_backward(grad_node, *arguments, mask)
+    terms = len(maps)
+    return (
+        [grad if mask[k] else None for k, grad in enumerate(grad_maps)],
+        *(grad if mask[terms + i] else None for i, grad in enumerate(grads)),
+        *(None,) * 6,
+    )
+
+
+def _flags(needs: bool | Sequence[bool], length: int) -> list[bool]:
+    return [needs] * length if isinstance(needs, bool) else [bool(need) for need in needs]
+
+
+def _node_sum_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
+    grad_node, maps, weights, gamma, beta, mean, var, norms, eps, groups, active, mask = inputs
+    ctx.save_for_backward(grad_node, *maps, weights, gamma, beta, mean, var, active)
+    ctx.norms, ctx.eps, ctx.groups, ctx.mask = norms, eps, groups, mask
+
+
+def _node_sum_backward_autograd(
+    ctx: Any,
+    grad_grad_maps: Sequence[Tensor | None],
+    *grad_grads: Tensor | None,
+) -> tuple[Any, ...]:
+    """Second derivative: the reference, differentiated twice (design 4.5).
+
+    Batch statistics are functions of the maps there; the saved ones get no gradient of their own.
+    """
+    grad_node, *maps, weights, gamma, beta, mean, var, active = ctx.saved_tensors
+    terms = len(maps)
+    with torch.enable_grad():
+        leaves = [
+            None if leaf is None else leaf.detach().requires_grad_()
+            for leaf in (grad_node, *maps, weights, gamma, beta)
+        ]
+        g, *inputs = leaves
+        *y, w, scale, shift = inputs
+        node, _, _ = reference.node_sum(
+            y, w, scale, shift, mean[0], var[0], ctx.norms, ctx.eps, ctx.groups, active
+        )
+        asked = [leaf for leaf, want in zip(inputs, ctx.mask, strict=True) if want]
+        first = torch.autograd.grad(node, asked, g, create_graph=True, materialize_grads=True)
+        incoming = [*grad_grad_maps, *grad_grads]
+        pairs = [
+            (grad, factor)
+            for grad, factor in zip(
+                first,
+                [factor for factor, want in zip(incoming, ctx.mask, strict=True) if want],
+                strict=True,
+            )
+            if factor is not None
+        ]
+        present = [leaf for leaf in leaves if leaf is not None]
+        second = iter(
+            torch.autograd.grad(
+                [grad for grad, _ in pairs],
+                present,
+                [factor for _, factor in pairs],
+                allow_unused=True,
+            )
+            if pairs
+            else [None] * len(present)
+        )
+    grads = [None if leaf is None else next(second) for leaf in leaves]
+    return grads[0], list(grads[1 : terms + 1]), *grads[terms + 1 :], *(None,) * 7
+
+
+torch.library.register_autograd(
+    "darts_fast::node_sum", _node_sum_autograd, setup_context=_node_sum_setup
+)
+torch.library.register_autograd(
+    "darts_fast::node_sum_backward",
+    _node_sum_backward_autograd,
+    setup_context=_node_sum_backward_setup,
+)
+# Maps of a lower precision are summed in single precision, as torch's autocast does for sums.
+for _device in ("cpu", "cuda"):
+    torch.library.register_autocast("darts_fast::node_sum", _device, torch.float32)
