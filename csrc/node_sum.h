@@ -35,18 +35,19 @@ static inline int64_t tile_size(const NodeSumShape& s, int64_t index) {
 template <typename T>
 struct NodeSumForward {
   NodeSumShape shape;
-  const T* const* maps;   // [K] -> [G * M, C]
-  const T* weights;       // [G, K]
-  const T* gamma;         // [K, C], or null for ones
-  const T* beta;          // [K, C], or null for zeros
-  const Norm* norms;      // [K]
-  const double* eps;      // [K]
-  const uint8_t* active;  // [G, K]: 0 = the map is neither read nor added
-  T* partial_mean;        // [K, G, tiles, C] scratch of statistics and merge
-  T* partial_square;      // [K, G, tiles, C] sums of squares about the tile's own mean
-  T* scale;               // [G, K, period] scratch of prepare and combine: w * gamma / sigma
-  T* center;              // [G, K, period]
-  T* constant;            // [G, period]: sum over terms of w * beta
+  const T* const* maps;    // [K] -> [G * M, C]
+  const T* weights;        // [G, K]
+  const T* gamma;          // [K, C], or null for ones
+  const T* beta;           // [K, C], or null for zeros
+  const Norm* norms;       // [K]
+  const double* eps;       // [K]
+  const uint8_t* active;   // [G, K]: 0 = the map is neither read nor added
+  T* partial_center;       // [K, G, tiles, C] scratch of statistics and merge
+  double* partial_mean;    // [K, G, tiles, C]
+  double* partial_square;  // [K, G, tiles, C] sums of squares about the tile's own mean
+  T* scale;                // [G, K, period] scratch of prepare and combine: w * gamma / sigma
+  T* center;               // [G, K, period]
+  T* constant;             // [G, period]: sum over terms of w * beta
   // outputs
   T* mean;  // [G, K, C]; given for kRunning terms, 0 for kNone
   T* var;   // [G, K, C], biased; given for kRunning terms, 1 for kNone

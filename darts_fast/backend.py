@@ -10,7 +10,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from contextlib import contextmanager
-from contextvars import ContextVar
 
 BACKENDS = ("fused", "reference")
 
@@ -21,26 +20,25 @@ def _checked(name: str, source: str) -> str:
     return name
 
 
-_current: ContextVar[str] = ContextVar(
-    "darts_fast_backend",
-    default=_checked(os.environ.get("DARTS_FAST_BACKEND", "fused"), "DARTS_FAST_BACKEND"),
-)
+# A plain global: torch.compile guards on its value, and cannot trace a context variable.
+_current = _checked(os.environ.get("DARTS_FAST_BACKEND", "fused"), "DARTS_FAST_BACKEND")
 
 
 def backend() -> str:
-    """The backend in use here: "fused" or "reference"."""
-    return _current.get()
+    """The backend in use: "fused" or "reference"."""
+    return _current
 
 
 @contextmanager
 def use_backend(name: str) -> Iterator[None]:
-    """Runs a block with the backend `name`.
+    """Runs a block with the backend `name`, in every thread of the process.
 
     Raises:
         ValueError: `name` is not "fused" or "reference".
     """
-    token = _current.set(_checked(name, "use_backend"))
+    global _current
+    before, _current = _current, _checked(name, "use_backend")
     try:
         yield
     finally:
-        _current.reset(token)
+        _current = before

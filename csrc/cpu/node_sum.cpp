@@ -178,7 +178,8 @@ std::tuple<Tensor, Tensor, Tensor> node_sum(at::TensorList maps, const Tensor& w
   AT_DISPATCH_FLOATING_TYPES(node.scalar_type(), op, [&] {
     const NodeSumKernels<scalar_t>& kernel = kernels<scalar_t>();
     const int64_t period = kernel.period(s.channels);
-    Tensor partial = at::empty({2, s.terms, groups, tiles(s), s.channels}, options);
+    Tensor centers = at::empty({s.terms, groups, tiles(s), s.channels}, options);
+    Tensor moments = at::empty({2, centers.numel()}, options.dtype(at::kDouble));
     Tensor patterns = at::empty({2 * groups * s.terms + groups, period}, options);
     const std::vector<const scalar_t*> y = map_pointers<scalar_t>(a);
     NodeSumForward<scalar_t> p;
@@ -190,8 +191,9 @@ std::tuple<Tensor, Tensor, Tensor> node_sum(at::TensorList maps, const Tensor& w
     p.norms = a.norms.data();
     p.eps = a.eps.data();
     p.active = active_pointer(a);
-    p.partial_mean = partial.data_ptr<scalar_t>();
-    p.partial_square = p.partial_mean + partial.numel() / 2;
+    p.partial_center = centers.data_ptr<scalar_t>();
+    p.partial_mean = moments.data_ptr<double>();
+    p.partial_square = p.partial_mean + moments.size(1);
     p.scale = patterns.data_ptr<scalar_t>();
     p.center = p.scale + groups * s.terms * period;
     p.constant = p.center + groups * s.terms * period;

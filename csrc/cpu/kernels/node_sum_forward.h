@@ -13,6 +13,55 @@
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
+// Mean and centred square sum per channel of one tile, [count / C, C]. `center` is the mean to
+// within the rounding of a plain sum; the second pass sums the differences too and takes that
+// rounding back out, so that a tile whose mean is a thousand deviations from zero keeps its digits.
+template <typename T>
+static void tile_moments(const T* y, int64_t count, int64_t channels, int64_t period, T* center,
+                         double* mean, double* square) {
+  const int64_t full = count / period;
+  const double size = static_cast<double>(count / channels);
+  sum_over_positions(
+      center, count, channels, period, [](int64_t) { return 0; },
+      [y](int64_t i, int) { return load(y + i); }, [y](int64_t i, int64_t) { return y[i]; });
+  for (int64_t c = 0; c < channels; ++c) {
+    center[c] /= static_cast<T>(size);
+    mean[c] = square[c] = 0;
+  }
+  for (int64_t offset = 0; offset < period && full > 0; offset += kLanes<T>) {
+    const Vec<T> m = pattern_vector(center, channels, offset);
+    Vec<T> sum0 = {}, sum1 = {}, square0 = {}, square1 = {};
+    int64_t repeat = 0;
+    int64_t i = offset;
+    for (; repeat + 2 <= full; repeat += 2, i += 2 * period) {
+      const Vec<T> d0 = load(y + i) - m, d1 = load(y + i + period) - m;
+      sum0 += d0;
+      sum1 += d1;
+      square0 += d0 * d0;
+      square1 += d1 * d1;
+    }
+    if (repeat < full) {
+      const Vec<T> d = load(y + i) - m;
+      sum0 += d;
+      square0 += d * d;
+    }
+    const Vec<T> sum = sum0 + sum1, squares = square0 + square1;
+    for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
+      mean[(offset + lane) % channels] += sum[lane];
+      square[(offset + lane) % channels] += squares[lane];
+    }
+  }
+  for (int64_t i = full * period; i < count; ++i) {
+    const double d = y[i] - center[i % channels];
+    mean[i % channels] += d;
+    square[i % channels] += d * d;
+  }
+  for (int64_t c = 0; c < channels; ++c) {
+    square[c] -= mean[c] * mean[c] / size;
+    mean[c] = center[c] + mean[c] / size;
+  }
+}
+
 template <typename T>
 static void node_sum_statistics(const NodeSumForward<T>& p, int64_t begin, int64_t end) {
   const NodeSumShape& s = p.shape;
@@ -22,24 +71,10 @@ static void node_sum_statistics(const NodeSumForward<T>& p, int64_t begin, int64
     const int64_t tile = item / s.terms % tiles(s);
     const int64_t group = item / s.terms / tiles(s);
     if (p.norms[term] != Norm::kBatch || !p.active[group * s.terms + term]) continue;
-    const int64_t size = tile_size(s, tile);
-    const int64_t count = size * s.channels;
     const T* y = p.maps[term] + (group * s.positions + tile * s.tile) * s.channels;
     const int64_t at = ((term * s.groups + group) * tiles(s) + tile) * s.channels;
-    T* mean = p.partial_mean + at;
-    T* square = p.partial_square + at;
-    sum_over_positions(
-        mean, count, s.channels, period, [](int64_t) { return 0; },
-        [y](int64_t i, int) { return load(y + i); }, [y](int64_t i, int64_t) { return y[i]; });
-    for (int64_t c = 0; c < s.channels; ++c) mean[c] /= static_cast<T>(size);
-    sum_over_positions(
-        square, count, s.channels, period,
-        [&](int64_t offset) { return pattern_vector(mean, s.channels, offset); },
-        [y](int64_t i, Vec<T> center) {
-          const Vec<T> d = load(y + i) - center;
-          return d * d;
-        },
-        [y, mean](int64_t i, int64_t c) { return (y[i] - mean[c]) * (y[i] - mean[c]); });
+    tile_moments(y, tile_size(s, tile) * s.channels, s.channels, period, p.partial_center + at,
+                 p.partial_mean + at, p.partial_square + at);
   }
 }
 
@@ -48,36 +83,38 @@ static void node_sum_statistics(const NodeSumForward<T>& p, int64_t begin, int64
 template <typename T>
 static void node_sum_merge(const NodeSumForward<T>& p, int64_t begin, int64_t end) {
   const NodeSumShape& s = p.shape;
-  constexpr int64_t kBlock = 16;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t term = item % s.terms;
     const int64_t group = item / s.terms;
     T* out_mean = p.mean + item * s.channels;
     T* out_var = p.var + item * s.channels;
     if (p.norms[term] == Norm::kRunning) continue;
-    const bool counts = p.norms[term] == Norm::kBatch && p.active[item] && s.positions > 0;
-    const int64_t at = (term * s.groups + group) * tiles(s) * s.channels;
-    for (int64_t first = 0; first < s.channels; first += kBlock) {
-      const int64_t block = s.channels - first < kBlock ? s.channels - first : kBlock;
-      double mean[kBlock] = {};
-      double square[kBlock] = {};
-      double seen = 0;
-      for (int64_t tile = 0; counts && tile < tiles(s); ++tile) {
-        const double size = static_cast<double>(tile_size(s, tile));
-        const double share = size / (seen + size);
-        const T* tile_mean = p.partial_mean + at + tile * s.channels + first;
-        const T* tile_square = p.partial_square + at + tile * s.channels + first;
-        for (int64_t c = 0; c < block; ++c) {
-          const double delta = tile_mean[c] - mean[c];
-          mean[c] += delta * share;
-          square[c] += tile_square[c] + delta * delta * seen * share;
-        }
-        seen += size;
+    if (p.norms[term] != Norm::kBatch || !p.active[item] || s.positions == 0) {
+      for (int64_t c = 0; c < s.channels; ++c) {
+        out_mean[c] = T(0);
+        out_var[c] = T(1);
       }
-      for (int64_t c = 0; c < block; ++c) {
-        out_mean[first + c] = static_cast<T>(mean[c]);
-        out_var[first + c] = counts ? static_cast<T>(square[c] / seen) : T(1);
+      continue;
+    }
+    // The first tile's moments are the running ones; the others are merged into them.
+    double* mean = p.partial_mean + (term * s.groups + group) * tiles(s) * s.channels;
+    double* square = p.partial_square + (term * s.groups + group) * tiles(s) * s.channels;
+    double seen = static_cast<double>(tile_size(s, 0));
+    for (int64_t tile = 1; tile < tiles(s); ++tile) {
+      const double size = static_cast<double>(tile_size(s, tile));
+      const double share = size / (seen + size);
+      const double* tile_mean = mean + tile * s.channels;
+      const double* tile_square = square + tile * s.channels;
+      for (int64_t c = 0; c < s.channels; ++c) {
+        const double delta = tile_mean[c] - mean[c];
+        mean[c] += delta * share;
+        square[c] += tile_square[c] + delta * delta * seen * share;
       }
+      seen += size;
+    }
+    for (int64_t c = 0; c < s.channels; ++c) {
+      out_mean[c] = static_cast<T>(mean[c]);
+      out_var[c] = static_cast<T>(square[c] / seen);
     }
   }
 }
