@@ -57,7 +57,6 @@ class BuildPerCapability(BuildExtension):
                 sorted(glob("csrc/cpu/kernels/*.cpp")),
                 output_dir=os.path.join(self.build_temp, capability),
                 include_dirs=[os.path.abspath("csrc")],
-                depends=sorted(glob("csrc/**/*.h", recursive=True)),
                 extra_postargs={
                     "cxx": [
                         *(*CXX_FLAGS, *WARNINGS, *flags, "-fPIC"),
@@ -102,6 +101,7 @@ def extension() -> CppExtension:
     return kind(
         "darts_fast._C",
         sources,
+        depends=sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/cpu/kernels/*.cpp")),
         include_dirs=[os.path.abspath("csrc")],
         define_macros=macros,
         extra_compile_args={"cxx": [*CXX_FLAGS, *WARNINGS], "nvcc": [*OPTIMISE, "-std=c++20"]},
