@@ -1,0 +1,178 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Genotypes: the architecture that a DARTS search finds, parsed from weights, drawn, printed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple
+
+import torch
+
+from darts_fast.spaces.nasbench201 import arch_from_ops
+
+if TYPE_CHECKING:
+    from darts_fast.spaces.space import Space
+
+
+class Genotype(NamedTuple):
+    """Two cells. Entries 2i and 2i+1 of a cell are the two inputs of node i + 2.
+
+    Every entry is ``(operation, state)``; ``*_concat`` names the states that form the cell's
+    output. ``repr`` prints a genotype as the original code does.
+    """
+
+    normal: list[tuple[str, int]]
+    normal_concat: Sequence[int]
+    reduce: list[tuple[str, int]]
+    reduce_concat: Sequence[int]
+
+
+def strongest_ops(
+    rows: Sequence[Sequence[float]], primitives: Sequence[Sequence[str]]
+) -> tuple[str, ...]:
+    """The operation with the largest weight on every edge, ``none`` included, ties to the first."""
+    return tuple(
+        names[max(range(len(names)), key=row.__getitem__)]
+        for row, names in zip(rows, primitives, strict=True)
+    )
+
+
+def parse_cell(
+    rows: Sequence[Sequence[float]], primitives: Sequence[Sequence[str]], keep: int = 2
+) -> list[tuple[str, int]]:
+    """One cell of a genotype from its weights, by the rule of DARTS (section 2.4).
+
+    Per node the ``keep`` edges with the largest weight among the operations other than ``none``,
+    strongest first, ties to the lower edge; per edge the strongest such operation, ties to the
+    lower index. A row that is one-hot on ``none`` therefore scores 0 and, if it is kept, prints the
+    first operation other than ``none`` (on S3: ``skip_connect``), as in the original code.
+
+    Args:
+        rows: weights ``[edges][ops]``, edges node by node: 2 for the first node, then 3, 4, ...
+        primitives: operation names of every edge.
+        keep: edges a node keeps.
+
+    Raises:
+        ValueError: the edges do not fill whole nodes, or an edge offers only ``none``.
+    """
+    best: list[int] = []
+    for edge, names in enumerate(primitives):
+        real = [index for index, name in enumerate(names) if name != "none"]
+        if not real:
+            raise ValueError(
+                f"parse_cell: every edge needs an operation other than none, "
+                f"got {list(names)} on edge {edge}"
+            )
+        best.append(max(real, key=rows[edge].__getitem__))
+
+    cell: list[tuple[str, int]] = []
+    start, inputs = 0, 2
+    while start < len(primitives):
+        if start + inputs > len(primitives):
+            raise ValueError(
+                f"parse_cell: edges must fill whole nodes (2, 5, 9, 14, ...), got {len(primitives)}"
+            )
+        # sorted() is stable, so equal scores keep the order of the edges.
+        by_strength = sorted(range(inputs), key=lambda j: -rows[start + j][best[start + j]])
+        cell += [(primitives[start + j][best[start + j]], j) for j in by_strength[:keep]]
+        start, inputs = start + inputs, inputs + 1
+    return cell
+
+
+def write_genotype(genotype: Genotype) -> str:
+    """The genotype as one line, exactly as the original code prints it.
+
+    ``Genotype(normal=[('sep_conv_3x3', 0), ...], normal_concat=range(2, 6), reduce=[...], ...)``;
+    `read_genotype` reads it back.
+    """
+    return repr(genotype)
+
+
+def random_genotype(space: Space, generator: torch.Generator) -> Genotype | str:
+    """An architecture drawn uniformly from a space.
+
+    DARTS spaces: every node keeps two distinct inputs (printed in ascending order) and each kept
+    edge one of its operations other than ``none``. NAS-Bench-201: one of the five operations per
+    edge, returned as an architecture string.
+
+    Args:
+        space: where to draw from.
+        generator: a CPU generator; the same state gives the same architecture.
+    """
+
+    def draw(names: Sequence[str]) -> str:
+        return names[int(torch.randint(len(names), (), generator=generator))]
+
+    if not space.select_topology:
+        (cell,) = space.cell_types
+        return arch_from_ops([draw(names) for names in space.primitives[cell]])
+
+    cells: dict[str, list[tuple[str, int]]] = {}
+    for cell_type in space.cell_types:
+        cells[cell_type] = []
+        for incoming in space.node_edges.values():
+            kept = torch.randperm(len(incoming), generator=generator)[:2].sort().values.tolist()
+            for position in kept:
+                edge = incoming[position]
+                names = [n for n in space.primitives[cell_type][edge] if n != "none"]
+                cells[cell_type].append((draw(names), space.edges[edge][0]))
+    nodes = sorted(space.node_edges)
+    concat = range(nodes[0], nodes[-1] + 1)
+    return Genotype(cells["normal"], concat, cells["reduce"], concat)
+
+
+_POOLED_REDUCTION = [
+    ("max_pool_3x3", 0),
+    ("max_pool_3x3", 1),
+    ("skip_connect", 2),
+    ("max_pool_3x3", 0),
+    ("max_pool_3x3", 0),
+    ("skip_connect", 2),
+    ("skip_connect", 2),
+    ("avg_pool_3x3", 0),
+]
+
+DARTS_V1 = Genotype(
+    normal=[
+        ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 0),
+        ("skip_connect", 0),
+        ("sep_conv_3x3", 1),
+        ("skip_connect", 0),
+        ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 0),
+        ("skip_connect", 2),
+    ],
+    normal_concat=[2, 3, 4, 5],
+    reduce=_POOLED_REDUCTION,
+    reduce_concat=[2, 3, 4, 5],
+)
+"""First-order DARTS on CIFAR-10, as its authors released it."""
+
+DARTS_V2 = Genotype(
+    normal=[
+        ("sep_conv_3x3", 0),
+        ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 0),
+        ("sep_conv_3x3", 1),
+        ("sep_conv_3x3", 1),
+        ("skip_connect", 0),
+        ("skip_connect", 0),
+        ("dil_conv_3x3", 2),
+    ],
+    normal_concat=[2, 3, 4, 5],
+    reduce=[
+        ("max_pool_3x3", 0),
+        ("max_pool_3x3", 1),
+        ("skip_connect", 2),
+        ("max_pool_3x3", 1),
+        ("max_pool_3x3", 0),
+        ("skip_connect", 2),
+        ("skip_connect", 2),
+        ("max_pool_3x3", 1),
+    ],
+    reduce_concat=[2, 3, 4, 5],
+)
+"""Second-order DARTS on CIFAR-10, as its authors released it."""
+
+WELL_KNOWN: dict[str, Genotype] = {"DARTS_V1": DARTS_V1, "DARTS_V2": DARTS_V2, "DARTS": DARTS_V2}
