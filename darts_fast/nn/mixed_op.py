@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The mixed operation of one edge: sum over its candidates o of w_o * op_o(x).
+
+Source: DARTS (Liu et al., ICLR 2019), equation 2, with the weights w given. What a weight of
+exactly 0 means differs between the code bases, so it is a parameter:
+
+- zero="multiply" (darts, PC-DARTS, NAS-Bench-201): every operation runs;
+- zero="skip" (darts-pt, DrNAS): an operation with weight 0 is not computed. Its running
+  statistics do not move, its parameters get no gradient (`.grad` stays None), dL/dw is 0.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Sequence
+
+import torch
+from torch import Tensor, nn
+
+from darts_fast.nn.operations import OPS, strided_shape
+
+ZERO_RULES = ("multiply", "skip")
+
+
+def check_zero_rule(name: str, zero: str) -> str:
+    """Return `zero` if it is a known rule, else raise ValueError in the name of `name`."""
+    if zero not in ZERO_RULES:
+        raise ValueError(f"{name}: zero must be one of {', '.join(ZERO_RULES)}, got {zero!r}")
+    return zero
+
+
+def weighted_sum(
+    ops: Iterable[nn.Module], x: Tensor, weights: Tensor, zero: str, stride: int = 1
+) -> Tensor:
+    """Sum of weights[o] * ops[o](x) in the order of the ops; weights is [ops].
+
+    With zero="skip" and no weight left the result is zeros of the strided shape of x. That rule
+    reads the weights on the host: one synchronisation if they live on another device.
+    """
+    if zero == "multiply":
+        terms = [w * op(x) for w, op in zip(weights, ops, strict=True)]
+    else:
+        active = weights.tolist()
+        terms = [w * op(x) for w, op, host in zip(weights, ops, active, strict=True) if host != 0.0]
+    if not terms:
+        return x.new_zeros(strided_shape(x, stride))
+    return add_all(terms)
+
+
+def add_all(terms: Sequence[Tensor]) -> Tensor:
+    """Sum of at least one tensor, from left to right."""
+    return functools.reduce(torch.add, terms)
+
+
+class MixedOp(nn.Module):
+    """All candidate operations of one edge, without affine batch norm; a pool is followed by one.
+
+    Args: C channels; stride 1 or 2; primitives, names from `OPS` in index order; zero, what a
+    weight of exactly 0 means (see the module). Raises ValueError for an unknown name or rule.
+    """
+
+    def __init__(
+        self, C: int, stride: int, primitives: Sequence[str], *, zero: str = "multiply"
+    ) -> None:
+        super().__init__()
+        if stride not in (1, 2):
+            raise ValueError(f"MixedOp: stride must be 1 or 2, got {stride}")
+        unknown = [name for name in primitives if name not in OPS]
+        if unknown or not primitives:
+            raise ValueError(
+                f"MixedOp: primitives must be names of {', '.join(OPS)}, got {list(primitives)}"
+            )
+        self.primitives = tuple(primitives)
+        self.stride = stride
+        self.zero = check_zero_rule("MixedOp", zero)
+        self._ops = nn.ModuleList()
+        for name in primitives:
+            op = OPS[name](C, stride, False)
+            if "pool" in name:
+                op = nn.Sequential(op, nn.BatchNorm2d(C, affine=False))
+            self._ops.append(op)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """x [N, C, H, W], weights [ops] -> [N, C, H/stride, W/stride]."""
+        check_weights("MixedOp", weights, (len(self._ops),))
+        return weighted_sum(self._ops, x, weights, self.zero, self.stride)
+
+    def extra_repr(self) -> str:
+        return f"{', '.join(self.primitives)}, stride={self.stride}, zero={self.zero!r}"
+
+
+def check_weights(name: str, weights: Tensor, shape: tuple[int, ...]) -> None:
+    """Raise TypeError or ValueError in the name of `name` unless weights is a tensor of `shape`."""
+    if not isinstance(weights, torch.Tensor):
+        raise TypeError(f"{name}: weights must be a tensor, got {type(weights).__name__}")
+    if weights.shape != shape:
+        raise ValueError(
+            f"{name}: weights must have one entry per op and the shape {list(shape)}, "
+            f"got {list(weights.shape)}"
+        )
