@@ -7,17 +7,16 @@ functions with argument checks are in `darts_fast.functional`.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from darts_fast import _extension, reference
+from darts_fast import _extension as _extension  # registers the schemas
+from darts_fast import reference
 
 __all__ = ["node_sum", "node_sum_backward"]
-
-assert _extension.build_info is not None  # importing it registered the schemas
 
 node_sum = torch.ops.darts_fast.node_sum.default
 node_sum_backward = torch.ops.darts_fast.node_sum_backward.default
@@ -118,41 +117,35 @@ def _node_sum_backward_autograd(
     Batch statistics are functions of the maps there; the saved ones get no gradient of their own.
     """
     grad_node, *maps, weights, gamma, beta, mean, var, active = ctx.saved_tensors
-    terms = len(maps)
+    arguments = [grad_node, *maps, weights, gamma, beta]
     with torch.enable_grad():
-        leaves = [
-            None if leaf is None else leaf.detach().requires_grad_()
-            for leaf in (grad_node, *maps, weights, gamma, beta)
-        ]
-        g, *inputs = leaves
-        *y, w, scale, shift = inputs
+        leaves: list[Tensor] = [x.detach().requires_grad_() for x in arguments if x is not None]
+        present = iter(leaves)
+        g, *y = (next(present) for _ in range(1 + len(maps)))
+        w = next(present)
+        scale = None if gamma is None else next(present)
+        shift = None if beta is None else next(present)
         node, _, _ = reference.node_sum(
             y, w, scale, shift, mean[0], var[0], ctx.norms, ctx.eps, ctx.groups, active
         )
-        asked = [leaf for leaf, want in zip(inputs, ctx.mask, strict=True) if want]
-        first = torch.autograd.grad(node, asked, g, create_graph=True, materialize_grads=True)
-        incoming = [*grad_grad_maps, *grad_grads]
-        pairs = [
-            (grad, factor)
-            for grad, factor in zip(
-                first,
-                [factor for factor, want in zip(incoming, ctx.mask, strict=True) if want],
-                strict=True,
-            )
-            if factor is not None
-        ]
-        present = [leaf for leaf in leaves if leaf is not None]
-        second = iter(
-            torch.autograd.grad(
-                [grad for grad, _ in pairs],
-                present,
-                [factor for _, factor in pairs],
-                allow_unused=True,
-            )
-            if pairs
-            else [None] * len(present)
+        first = iter(
+            torch.autograd.grad(node, leaves[1:], g, create_graph=True, materialize_grads=True)
         )
-    grads = [None if leaf is None else next(second) for leaf in leaves]
+        outputs: list[Tensor] = []
+        factors: list[Tensor] = []
+        incoming = [*grad_grad_maps, *grad_grads]
+        for argument, wanted, factor in zip(arguments[1:], ctx.mask, incoming, strict=True):
+            grad = None if argument is None else next(first)
+            if wanted and grad is not None and factor is not None:
+                outputs.append(grad)
+                factors.append(factor)
+        second: Iterator[Tensor | None] = iter(
+            torch.autograd.grad(outputs, leaves, factors, allow_unused=True)
+            if outputs
+            else [None] * len(leaves)
+        )
+    grads = [None if x is None else next(second) for x in arguments]
+    terms = len(maps)
     return grads[0], list(grads[1 : terms + 1]), *grads[terms + 1 :], *(None,) * 7
 
 

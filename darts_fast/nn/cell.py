@@ -3,12 +3,15 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
-from darts_fast.nn.mixed_op import MixedOp, add_all, check_weights, check_zero_rule
+from darts_fast.nn.mixed_op import MixedOp, check_weights, check_zero_rule, weighted_sum
+from darts_fast.nn.node import has_hooks
 from darts_fast.nn.operations import FactorizedReduce, ReLUConvBN, drop_path
 
 
@@ -83,9 +86,16 @@ class Cell(nn.Module):
 
     def _node(self, states: list[Tensor], node: int, weights: Tensor, drop_prob: float) -> Tensor:
         """Sum of the edges into `node`, in the order of the states; states has node entries."""
-        first_edge = (node - 2) * (node + 1) // 2
-        outs = []
-        for edge, state in enumerate(states, first_edge):
-            out = self._ops[edge](state, weights[edge])
-            outs.append(drop_path(out, drop_prob) if self.training else out)
-        return add_all(outs)
+        first = (node - 2) * (node + 1) // 2
+        edges = [cast(MixedOp, self._ops[first + state]) for state in range(node)]
+        drop_prob = drop_prob if self.training else 0.0
+        if drop_prob > 0.0 or any(has_hooks(edge) for edge in edges):
+            outs = (
+                drop_path(edge(state, weights[first + i]), drop_prob)
+                for i, (edge, state) in enumerate(zip(edges, states, strict=True))
+            )
+            return functools.reduce(torch.add, outs)
+        ops = [op for edge in edges for op in edge._ops]
+        inputs = [x for edge, x in zip(edges, states, strict=True) for _ in edge._ops]
+        stride = edges[0].stride
+        return weighted_sum(ops, inputs, weights[first : first + node].flatten(), self.zero, stride)

@@ -12,11 +12,12 @@ exactly 0 means differs between the code bases, so it is a parameter:
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor, nn
 
+from darts_fast.nn.node import fused_node, runs_fused
 from darts_fast.nn.operations import OPS, strided_shape
 
 ZERO_RULES = ("multiply", "skip")
@@ -30,25 +31,30 @@ def check_zero_rule(name: str, zero: str) -> str:
 
 
 def weighted_sum(
-    ops: Iterable[nn.Module], x: Tensor, weights: Tensor, zero: str, stride: int = 1
+    ops: Sequence[nn.Module],
+    inputs: Sequence[Tensor],
+    weights: Tensor,
+    zero: str,
+    stride: int = 1,
 ) -> Tensor:
-    """Sum of weights[o] * ops[o](x) in the order of the ops; weights is [ops].
+    """Sum of weights[k] * ops[k](inputs[k]) over all k, by the native op where it can be.
 
-    With zero="skip" and no weight left the result is zeros of the strided shape of x. That rule
-    reads the weights on the host: one synchronisation if they live on another device.
+    Args: ops and inputs, one input per op; weights [K]; zero, the rule for weights of 0. With
+    zero="skip" and no weight left the result is zeros of the shape of the first input, its size
+    divided by `stride`. That rule reads the weights on the host: one synchronisation if they live
+    on another device.
     """
-    if zero == "multiply":
-        terms = [w * op(x) for w, op in zip(weights, ops, strict=True)]
-    else:
-        active = weights.tolist()
-        terms = [w * op(x) for w, op, host in zip(weights, ops, active, strict=True) if host != 0.0]
-    if not terms:
-        return x.new_zeros(strided_shape(x, stride))
-    return add_all(terms)
-
-
-def add_all(terms: Sequence[Tensor]) -> Tensor:
-    """Sum of at least one tensor, from left to right."""
+    kept = list(range(len(ops)))
+    if zero == "skip":
+        kept = [k for k, weight in enumerate(weights.tolist()) if weight != 0.0]
+        if not kept:
+            return inputs[0].new_zeros(strided_shape(inputs[0], stride))
+        if len(kept) < len(ops):
+            weights = weights[kept]
+    ops, inputs = [ops[k] for k in kept], [inputs[k] for k in kept]
+    if runs_fused(inputs[0]):
+        return fused_node(ops, inputs, weights)
+    terms: Iterator[Tensor] = (w * op(x) for w, op, x in zip(weights, ops, inputs, strict=True))
     return functools.reduce(torch.add, terms)
 
 
@@ -83,7 +89,8 @@ class MixedOp(nn.Module):
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """x [N, C, H, W], weights [ops] -> [N, C, H/stride, W/stride]."""
         check_weights("MixedOp", weights, (len(self._ops),))
-        return weighted_sum(self._ops, x, weights, self.zero, self.stride)
+        ops = list(self._ops)
+        return weighted_sum(ops, [x] * len(ops), weights, self.zero, self.stride)
 
     def extra_repr(self) -> str:
         return f"{', '.join(self.primitives)}, stride={self.stride}, zero={self.zero!r}"

@@ -12,13 +12,13 @@ from collections.abc import Callable, Mapping, Sequence
 import torch
 from torch import Tensor, nn
 
-from darts_fast.nn.mixed_op import add_all, check_weights, check_zero_rule, weighted_sum
-from darts_fast.nn.operations import Identity, strided_shape
+from darts_fast.nn.mixed_op import check_weights, check_zero_rule, weighted_sum
+from darts_fast.nn.operations import Identity, NormalisedOp, strided_shape
 from darts_fast.nn.supernet import Supernet
 from darts_fast.spaces import Space, get_space
 
 
-class ReLUConvBN(nn.Module):
+class ReLUConvBN(NormalisedOp):
     """ReLU, dense convolution without bias ("same" padding), batch norm."""
 
     def __init__(
@@ -36,10 +36,6 @@ class ReLUConvBN(nn.Module):
             nn.Conv2d(C_in, C_out, kernel_size, stride, kernel_size // 2, bias=False),
             nn.BatchNorm2d(C_out, affine=affine, track_running_stats=track_running_stats),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.op(x)
-        return out
 
 
 class AvgPool(nn.Module):
@@ -78,7 +74,7 @@ class Zero(nn.Module):
         return f"C_in={self.C_in}, C_out={self.C_out}, stride={self.stride}"
 
 
-class FactorizedReduce(nn.Module):
+class FactorizedReduce(NormalisedOp):
     """The skip connection where the size or the channels change.
 
     Stride 2: ReLU, two 1x1 convolutions of which the second sees the map shifted by one pixel
@@ -101,15 +97,17 @@ class FactorizedReduce(nn.Module):
             self.conv = nn.Conv2d(C_in, C_out, 1, bias=False)
         self.bn = nn.BatchNorm2d(C_out, affine=affine, track_running_stats=track_running_stats)
 
-    def forward(self, x: Tensor) -> Tensor:
-        if self.stride == 2:
-            x = self.relu(x)
-            shifted = self.pad(x)[:, :, 1:, 1:]
-            y = torch.cat([self.convs[0](x), self.convs[1](shifted)], dim=1)
-        else:
-            y = self.conv(x)
-        out: Tensor = self.bn(y)
-        return out
+    @property
+    def norm(self) -> nn.Module:
+        return self.bn
+
+    def raw(self, x: Tensor) -> Tensor:
+        if self.stride == 1:
+            y: Tensor = self.conv(x)
+            return y
+        x = self.relu(x)
+        shifted = self.pad(x)[:, :, 1:, 1:]
+        return torch.cat([self.convs[0](x), self.convs[1](shifted)], dim=1)
 
 
 def _skip_connect(
@@ -193,11 +191,13 @@ class NAS201SearchCell(nn.Module):
 
     def _node(self, states: list[Tensor], node: int, weights: Tensor) -> Tensor:
         """Sum of the edges into `node`, in the order of the states."""
-        outs = []
+        ops, inputs, rows = [], [], []
         for edge, source in self._incoming[node]:
-            ops = self.edges[f"{node}<-{source}"]
-            outs.append(weighted_sum(ops.children(), states[source], weights[edge], self.zero))
-        return add_all(outs)
+            candidates = list(self.edges[f"{node}<-{source}"].children())
+            ops += candidates
+            inputs += [states[source]] * len(candidates)
+            rows.append(weights[edge])
+        return weighted_sum(ops, inputs, torch.cat(rows), self.zero)
 
 
 class TinyNetwork(Supernet):

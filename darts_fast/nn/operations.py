@@ -35,7 +35,33 @@ def strided_shape(x: Tensor, stride: int) -> tuple[int, int, int, int]:
     return n, c, (h + stride - 1) // stride, (w + stride - 1) // stride
 
 
-class ReLUConvBN(nn.Module):
+class NormalisedOp(nn.Module):
+    """An operation that ends in a batch norm: forward is norm(raw(x)).
+
+    The sum of a node absorbs that norm (see `darts_fast.nn.node`), so that a subclass which
+    changes what comes out must override `forward`. `raw` and `norm` are those of the Sequential
+    `op` unless a subclass says otherwise.
+    """
+
+    op: nn.Sequential
+
+    @property
+    def norm(self) -> nn.Module:
+        """The last batch norm."""
+        return self.op[-1]
+
+    def raw(self, x: Tensor) -> Tensor:
+        """What the last batch norm is given."""
+        for layer in list(self.op)[:-1]:
+            x = layer(x)
+        return x
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(self.raw(x))
+        return out
+
+
+class ReLUConvBN(NormalisedOp):
     """ReLU, convolution without bias, batch norm: [N, C_in, H, W] -> [N, C_out, H', W']."""
 
     def __init__(
@@ -54,10 +80,6 @@ class ReLUConvBN(nn.Module):
             nn.BatchNorm2d(C_out, affine=affine),
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.op(x)
-        return out
-
 
 def _separable(
     C_in: int, C_out: int, kernel_size: int, stride: int, padding: int, dilation: int, affine: bool
@@ -73,7 +95,7 @@ def _separable(
     ]
 
 
-class DilConv(nn.Module):
+class DilConv(NormalisedOp):
     """Dilated depthwise separable convolution: one block of ReLU, depthwise, pointwise, BN."""
 
     def __init__(
@@ -91,12 +113,8 @@ class DilConv(nn.Module):
             *_separable(C_in, C_out, kernel_size, stride, padding, dilation, affine)
         )
 
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.op(x)
-        return out
 
-
-class SepConv(nn.Module):
+class SepConv(NormalisedOp):
     """Depthwise separable convolution, applied twice; only the first block has the stride."""
 
     def __init__(
@@ -113,10 +131,6 @@ class SepConv(nn.Module):
             *_separable(C_in, C_in, kernel_size, stride, padding, 1, affine),
             *_separable(C_in, C_out, kernel_size, 1, padding, 1, affine),
         )
-
-    def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.op(x)
-        return out
 
 
 def _check_skip(name: str, C_in: int, C_out: int, stride: int) -> None:
@@ -191,7 +205,7 @@ class Zero(nn.Module):
         return f"stride={self.stride}"
 
 
-class FactorizedReduce(nn.Module):
+class FactorizedReduce(NormalisedOp):
     """The skip connection at stride 2: two 1x1 convolutions, the second shifted by one pixel.
 
     [N, C_in, H, W] -> [N, C_out, H/2, W/2]. Raises ValueError for an odd C_out, H or W.
@@ -206,14 +220,17 @@ class FactorizedReduce(nn.Module):
         self.conv_2 = nn.Conv2d(C_in, C_out // 2, 1, stride=2, bias=False)
         self.bn = nn.BatchNorm2d(C_out, affine=affine)
 
-    def forward(self, x: Tensor) -> Tensor:
+    @property
+    def norm(self) -> nn.Module:
+        return self.bn
+
+    def raw(self, x: Tensor) -> Tensor:
         if x.shape[-2] % 2 or x.shape[-1] % 2:
             raise ValueError(
                 f"FactorizedReduce: height and width must be even, got {tuple(x.shape[-2:])}"
             )
         x = self.relu(x)
-        out: Tensor = self.bn(torch.cat([self.conv_1(x), self.conv_2(x[:, :, 1:, 1:])], dim=1))
-        return out
+        return torch.cat([self.conv_1(x), self.conv_2(x[:, :, 1:, 1:])], dim=1)
 
 
 class Noise(nn.Module):

@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One node as one `node_sum`: every operation of every edge into it, run up to its last batch norm.
+
+The batch norms and the weighted sum are one native op (design 4.2, sweep 3). An operation that does
+not end in a batch norm, has forward hooks, or overrides `forward` runs as the module it is and
+enters the sum as it comes out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from darts_fast.backend import backend
+from darts_fast.functional import node_sum, update_running_statistics
+from darts_fast.nn.operations import NormalisedOp
+
+_KERNEL_DTYPES = (torch.float32, torch.float64)
+
+
+def runs_fused(x: Tensor) -> bool:
+    """Whether the kernels take x: on the CPU, in single or double precision, backend "fused"."""
+    return backend() == "fused" and x.device.type == "cpu" and x.dtype in _KERNEL_DTYPES
+
+
+def fused_node(ops: Sequence[nn.Module], inputs: Sequence[Tensor], weights: Tensor) -> Tensor:
+    """sum_k weights[k] * ops[k](inputs[k]) as one `node_sum`; at least one op.
+
+    Running statistics of batch norms in training mode move as their own forward would move them.
+
+    Args: ops and inputs, one input [N, C, H, W] per op, whose outputs have one shape; weights [K].
+    Returns the node, channels_last.
+    """
+    maps, norms = [], []
+    for op, x in zip(ops, inputs, strict=True):
+        norm = _last_norm(op)
+        norms.append(norm)
+        maps.append(op(x) if norm is None else _raw(op, x))
+    kinds = ["none" if norm is None else _kind(norm) for norm in norms]
+    channels = maps[0].shape[1]
+    running = [norm if kind == "running" else None for norm, kind in zip(norms, kinds, strict=True)]
+    affine = any(norm is not None and norm.affine for norm in norms)
+    out = node_sum(
+        maps,
+        weights,
+        kinds,
+        gamma=_stack(norms, "weight", weights.new_ones(channels)) if affine else None,
+        beta=_stack(norms, "bias", weights.new_zeros(channels)) if affine else None,
+        running_mean=_stack(running, "running_mean", weights.new_zeros(channels)),
+        running_var=_stack(running, "running_var", weights.new_ones(channels)),
+        eps=[0.0 if norm is None else norm.eps for norm in norms],
+    )
+    moving = [k for k, norm in enumerate(norms) if norm is not None and norm.training]
+    update_running_statistics(
+        [norm for norm in norms if norm is not None and norm.training],
+        out.mean[0, moving],
+        out.var[0, moving],
+        maps[0].numel() // channels,
+    )
+    return out.node
+
+
+def _last_norm(op: nn.Module) -> nn.BatchNorm2d | None:
+    """The batch norm that the sum may absorb, or None if the op must run as its module."""
+    norm: nn.Module | None = None
+    if isinstance(op, NormalisedOp) and type(op).forward is NormalisedOp.forward:
+        norm = op.norm
+    elif type(op) is nn.Sequential and len(op) > 1:
+        norm = op[-1]
+    if type(norm) is not nn.BatchNorm2d or any(has_hooks(module) for module in op.modules()):
+        return None
+    return norm
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than its forward."""
+    return bool(
+        module._forward_hooks
+        or module._forward_pre_hooks
+        or module._backward_hooks
+        or module._backward_pre_hooks
+    )
+
+
+def _raw(op: nn.Module, x: Tensor) -> Tensor:
+    if isinstance(op, NormalisedOp):
+        return op.raw(x)
+    assert isinstance(op, nn.Sequential)
+    for layer in list(op)[:-1]:
+        x = layer(x)
+    return x
+
+
+def _kind(norm: nn.BatchNorm2d) -> str:
+    return "batch" if norm.training or norm.running_mean is None else "running"
+
+
+def _stack(norms: Sequence[nn.BatchNorm2d | None], name: str, missing: Tensor) -> Tensor | None:
+    """The attribute `name` of all norms, [K, C]: `missing` for some, None if it is for all."""
+    values = [None if norm is None else getattr(norm, name) for norm in norms]
+    if all(value is None for value in values):
+        return None
+    return torch.stack([missing if value is None else value for value in values])
