@@ -260,28 +260,40 @@ def test_wheel_works_away_from_the_checkout(tmp_path):
     assert done.stdout.strip() == str(list(load_setup().CPU_CAPABILITIES))
 
 
-@pytest.mark.slow
-def test_baseline_only_build_where_there_is_no_x86(tmp_path):
-    # setup.py believes that it runs on another machine: one capability, no x86 detection.
-    source = tmp_path / "source"
+def build_copy(source: Path, before: str = "", **environment: str) -> str:
+    """Builds a copy of the checkout in place, after the Python code `before`; runs the probe."""
     shutil.copytree(ROOT / "csrc", source / "csrc")
-    shutil.copytree(
-        ROOT / "darts_fast", source / "darts_fast", ignore=shutil.ignore_patterns("*.so")
-    )
+    without_builds = shutil.ignore_patterns("*.so")
+    shutil.copytree(ROOT / "darts_fast", source / "darts_fast", ignore=without_builds)
     for name in ("setup.py", "pyproject.toml", "README.md", "LICENSE"):
         shutil.copy(ROOT / name, source)
-    pretend = "import platform, runpy, sys; platform.machine = lambda: 'riscv64'; "
-    start = "sys.argv[0] = 'setup.py'; runpy.run_path('setup.py', run_name='__main__')"
-    done = subprocess.run(
-        [sys.executable, "-c", pretend + start, "-q", "build_ext", "--inplace"],
-        capture_output=True,
-        text=True,
-        check=False,
-        cwd=source,
-    )
-    assert done.returncode == 0, done.stderr
-    done = subprocess.run(
-        [sys.executable, "-c", PROBE], capture_output=True, text=True, check=False, cwd=source
-    )
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.strip() == "['DEFAULT']"
+    start = "import runpy, sys; sys.argv[0] = 'setup.py'; "
+    build = start + before + "runpy.run_path('setup.py', run_name='__main__')"
+    for arguments in ([build, "-q", "build_ext", "--inplace"], [PROBE]):
+        done = subprocess.run(
+            [sys.executable, "-c", *arguments],
+            capture_output=True,
+            text=True,
+            check=False,
+            cwd=source,
+            env={**os.environ, **environment},
+        )
+        assert done.returncode == 0, done.stderr
+    return done.stdout.strip()
+
+
+@pytest.mark.slow
+def test_baseline_only_build_where_there_is_no_x86(tmp_path):
+    pretend = "import platform; platform.machine = lambda: 'riscv64'; "
+    assert build_copy(tmp_path / "source", pretend) == "['DEFAULT']"
+
+
+@pytest.mark.slow
+def test_the_whole_extension_builds_with_clang(tmp_path):
+    if shutil.which("clang++") is None:
+        pytest.skip("clang++ is not installed")
+    source = tmp_path / "source"
+    printed = build_copy(source, CC="clang", CXX="clang++", DARTS_FAST_WERROR="1")
+    assert printed == str(list(load_setup().CPU_CAPABILITIES))
+    facts = json.loads((source / "darts_fast/_build_info.json").read_text())
+    assert "clang" in facts["compiler"]
