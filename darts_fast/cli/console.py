@@ -1,0 +1,181 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a run shows and how it is stopped: progress bars on a terminal, log lines elsewhere,
+signals.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+from darts_fast.runs import RunDirectory
+from darts_fast.search import Reporter
+
+__all__ = ["RunReporter", "Stopped", "stop_signals"]
+
+# Lines that are for the log file: a selection writes hundreds of them.
+QUIET = ("valid_acc  ", "valid_loss ", "train ", "genotype = ")
+
+
+class Stopped(Exception):  # noqa: N818  (a request, not an error)
+    """The run ended early because of a signal; ``status`` is the process's exit status."""
+
+    def __init__(self, message: str, signum: int) -> None:
+        super().__init__(message)
+        self.status = 128 + signum
+
+
+class _RateColumn(TextColumn):
+    def __init__(self) -> None:
+        super().__init__("")
+
+    def render(self, task: Task) -> Text:
+        speed = task.finished_speed or task.speed
+        return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
+
+
+class RunReporter(Reporter):
+    """Writes every line to the run's log, shows progress, and measures each phase.
+
+    Args:
+        run: where the log is.
+        console: a terminal gets progress bars, anything else the log lines.
+
+    Attributes:
+        phase: the phase under way, "" between phases.
+        position: ``(done, total)`` of the phase.
+        seconds, cpu_seconds: by phase name, summed over all processes that worked on the run.
+        signum: of the signal that asked to stop, or None.
+    """
+
+    def __init__(self, run: RunDirectory, console: Console | None = None) -> None:
+        self.run = run
+        self.console = console or Console()
+        self.phase = ""
+        self.position = (0, 0)
+        self.seconds: dict[str, float] = {}
+        self.cpu_seconds: dict[str, float] = {}
+        self.signum: int | None = None
+        self._progress: Progress | None = None
+        self._task: TaskID | None = None
+        self._marks = (0.0, 0.0)
+
+    def log(self, line: str) -> None:
+        self.run.log(line)
+        if not self.console.is_terminal and not line.startswith(QUIET):
+            self.say(line)
+
+    def say(self, line: str) -> None:
+        """Show a line as it is."""
+        self.console.print(line, markup=False, highlight=False, soft_wrap=True)
+
+    def start(self, phase: str, total: int, done: int = 0) -> None:
+        self.phase = phase
+        self.position = (done, total)
+        self._marks = (time.perf_counter(), time.process_time())
+        if self.console.is_terminal:
+            self._progress = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _RateColumn(),
+                TextColumn("{task.fields[accuracy]}"),
+                TimeElapsedColumn(),
+                TextColumn("left"),
+                TimeRemainingColumn(),
+                console=self.console,
+            )
+            self._progress.start()
+            self._task = self._progress.add_task(phase, total=total, completed=done, accuracy="")
+
+    def advance(self, accuracy: float | None = None) -> None:
+        done, total = self.position
+        self.position = (done + 1, total)
+        if self._progress is not None and self._task is not None:
+            self._progress.advance(self._task)
+            if accuracy is not None:
+                self._progress.update(self._task, accuracy=f"{accuracy:.1f} %")
+
+    def finish(self) -> None:
+        self._account()
+        self.phase = ""
+
+    def close(self) -> None:
+        """End the phase under way, however it ended; the terminal is usable again."""
+        if self.phase:
+            self._account()
+
+    def spent(self) -> dict[str, dict[str, float]]:
+        """Wall and CPU seconds by phase up to now."""
+        wall, cpu = dict(self.seconds), dict(self.cpu_seconds)
+        if self.phase:
+            now = (time.perf_counter(), time.process_time())
+            wall[self.phase] = wall.get(self.phase, 0.0) + now[0] - self._marks[0]
+            cpu[self.phase] = cpu.get(self.phase, 0.0) + now[1] - self._marks[1]
+        return {"seconds": wall, "cpu_seconds": cpu}
+
+    @property
+    def stopping(self) -> bool:
+        return self.signum is not None
+
+    def stopped(self, how_to_go_on: str) -> Stopped:
+        """The exception that ends the process after an interruption."""
+        assert self.signum is not None
+        done, total = self.position
+        name = signal.Signals(self.signum).name
+        return Stopped(
+            f"stopped by {name} in phase {self.phase} after {done} of {total} steps; "
+            f"{how_to_go_on}",
+            self.signum,
+        )
+
+    def _account(self) -> None:
+        if self._progress is not None:
+            self._progress.stop()
+            self._progress = self._task = None
+        spent = self.spent()
+        self.seconds, self.cpu_seconds = spent["seconds"], spent["cpu_seconds"]
+        self._marks = (time.perf_counter(), time.process_time())
+
+
+@contextmanager
+def stop_signals(reporter: RunReporter) -> Iterator[None]:
+    """SIGINT and SIGTERM let the step finish and the checkpoint be saved; a second SIGINT ends at
+    once.
+    """
+
+    def request(signum: int, frame: FrameType | None) -> None:
+        if reporter.stopping and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        reporter.signum = signum
+        os.write(
+            2, b"\nstopping after this step ...\n"
+        )  # a buffered stream may be in use right now
+
+    previous: list[tuple[signal.Signals, Any]] = []
+    try:
+        for signum in (signal.SIGINT, signal.SIGTERM):
+            previous.append((signum, signal.signal(signum, request)))
+        yield
+    finally:
+        for signum, handler in previous:
+            signal.signal(signum, handler)
+        reporter.close()

@@ -1,0 +1,139 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Training of found networks for ``search --derive`` and ``train``."""
+
+from __future__ import annotations
+
+import platform
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from darts_fast import __version__, cpu_capability
+from darts_fast.cli.console import RunReporter
+from darts_fast.data import Dataset
+from darts_fast.derive import build_derived
+from darts_fast.derive.train import TrainConfig, TrainProgress, train_network
+from darts_fast.runs import RunDirectory, atomic_save
+from darts_fast.search import Interrupted, genotype_text
+from darts_fast.seeding import seed_everything
+from darts_fast.spaces import Genotype
+
+__all__ = ["check_derived", "environment", "train_derived"]
+
+
+def environment() -> dict[str, Any]:
+    """What the numbers of a run depend on beside its configuration."""
+    return {
+        "darts_fast": __version__,
+        "torch": torch.__version__,
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "system": platform.system(),
+        "cpu_capability": cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def check_derived(
+    genotype: Genotype | str, data: Dataset, *, channels: int, layers: int, auxiliary: bool
+) -> None:
+    """Build the network and pass two images through it, so that what cannot work fails before hours
+    of search.
+
+    Raises:
+        ValueError: the sizes make no network or do not suit the images.
+    """
+    with torch.random.fork_rng(devices=[]):
+        net = build_derived(
+            genotype,
+            channels=channels,
+            num_classes=data.num_classes,
+            layers=layers,
+            auxiliary=auxiliary,
+        )
+    net.eval()
+    with torch.no_grad():
+        try:
+            net(torch.zeros(2, 3, *data.image_size))
+        except RuntimeError as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(
+                f"derived network: {layers} layers must suit images of "
+                f"{data.image_size[0]}x{data.image_size[1]}, got: {reason}"
+            ) from None
+
+
+def train_derived(
+    label: str,
+    genotype: Genotype | str,
+    data: Dataset,
+    config: TrainConfig,
+    reporter: RunReporter,
+    run: RunDirectory,
+    *,
+    channels: int,
+    layers: int,
+    auxiliary: bool,
+) -> dict[str, Any]:
+    """Train one network from scratch; its weights go to ``network-LABEL.pt`` in the run directory.
+
+    Every call with the same seed starts from the same random state, so networks of different
+    genotypes get equal treatment, and the same genotype the same network.
+
+    Returns:
+        A row for the table and the result file: label, genotype, accuracies in percent, parameters,
+        seconds.
+
+    Raises:
+        Interrupted: the reporter asked to stop.
+    """
+    seed_everything(config.seed)
+    net = build_derived(
+        genotype,
+        channels=channels,
+        num_classes=data.num_classes,
+        layers=layers,
+        auxiliary=auxiliary,
+    )
+    net.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    parameters = sum(parameter.numel() for parameter in net.parameters())
+    reporter.log(f"derived network of {label}: {genotype_text(genotype)}")
+    reporter.log(f"param size = {parameters / 1e6:f}MB")
+    phase = f"train {label}"
+
+    def progress(step: TrainProgress) -> None:
+        reporter.advance(step.accuracy)
+        if reporter.stopping:
+            raise Interrupted
+
+    batches = -(-len(data.train) // config.batch_size)
+    reporter.start(phase, config.epochs * batches)
+    result = train_network(net, data, config, progress=progress, log=reporter.log)
+    reporter.finish()
+    path = run.path / f"network-{label}.pt"
+    atomic_save(
+        path,
+        {
+            "genotype": genotype_text(genotype),
+            "channels": channels,
+            "layers": layers,
+            "num_classes": data.num_classes,
+            "auxiliary": auxiliary,
+            "mean": list(data.mean),
+            "std": list(data.std),
+            "class_names": list(data.class_names),
+            "state_dict": net.state_dict(),
+        },
+    )
+    return {
+        "selection": label,
+        "genotype": genotype_text(genotype),
+        "test_accuracy": result.test_accuracy,
+        "best_test_accuracy": result.best_test_accuracy,
+        "parameters": parameters,
+        "seconds": reporter.seconds[phase],
+        "network": Path(path).name,
+        "history": [asdict(epoch) for epoch in result.history],
+    }

@@ -1,0 +1,212 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The phases of ``darts-fast search`` on one run directory, with the state that lets a later
+process go on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from typing import Any
+
+import torch
+from rich.table import Table
+
+from darts_fast.cli.console import RunReporter
+from darts_fast.cli.derive import check_derived, environment, train_derived
+from darts_fast.cli.options import with_cutout
+from darts_fast.data import Dataset
+from darts_fast.derive.train import TrainConfig
+from darts_fast.nn import build_supernet
+from darts_fast.report import draw_genotype
+from darts_fast.runs import CHECKPOINT, GENOTYPE, RESULTS, RunDirectory, RunDirectoryError
+from darts_fast.search import Interrupted, Search, SearchConfig, SearchResult, genotype_text
+from darts_fast.seeding import generator, seed_everything
+from darts_fast.selection import PerturbationConfig
+from darts_fast.spaces import Genotype, get_space, random_genotype
+
+__all__ = ["Pipeline"]
+
+
+class Pipeline:
+    """Search, selection and derived training with the settings of the command line.
+
+    Raises:
+        ValueError: settings out of range or unfit for the data; nothing has been written then.
+    """
+
+    def __init__(self, settings: Mapping[str, Any], data: Dataset) -> None:
+        self.settings = settings
+        self.data = data
+        self.space = get_space(settings["space"])
+        seed_everything(settings["seed"])
+        self.net = build_supernet(
+            self.space,
+            channels=settings["init_channels"],
+            num_classes=data.num_classes,
+            layers=settings["layers"],
+        )
+        self.search = Search(
+            self.net,
+            data,
+            SearchConfig.from_mapping(settings),
+            select=settings["select"],
+            perturbation=PerturbationConfig(
+                mode=settings["select_mode"],
+                proj_intv=settings["proj_intv"],
+                proj_crit={
+                    name: settings.get(f"proj_crit_{name}") or settings["proj_crit"]
+                    for name in self.space.cell_types
+                },
+                seed=settings["seed"],
+            ),
+            proj_images=settings["proj_images"],
+        )
+        self.random = random_genotype(self.space, generator(settings["seed"], "random genotype"))
+        self.train_config = TrainConfig(
+            epochs=settings["derive_epochs"],
+            batch_size=settings["derive_batch_size"],
+            learning_rate=settings["derive_learning_rate"],
+            weight_decay=settings["derive_weight_decay"],
+            auxiliary_weight=settings["auxiliary_weight"],
+            drop_path_prob=settings["drop_path_prob"],
+            seed=settings["seed"],
+        )
+        self.derived_sizes = {
+            "channels": settings["derive_channels"],
+            "layers": settings["derive_layers"],
+            "auxiliary": settings["auxiliary"],
+        }
+        if settings["derive"]:
+            check_derived(self.random, data, **self.derived_sizes)
+        self.rows: list[dict[str, Any]] = []
+
+    def run(self, run: RunDirectory, reporter: RunReporter, *, resume: bool = False) -> None:
+        """All phases; the results are printed and written to the run directory.
+
+        Raises:
+            Stopped: a signal ended the run, and the checkpoint is saved.
+        """
+
+        def checkpoint(state: dict[str, Any]) -> None:
+            run.save_checkpoint({"search": state, "derived": self.rows, **reporter.spent()})
+
+        self.search.reporter = reporter
+        self.search.checkpoint = checkpoint
+        if resume:
+            self._load(run, reporter)
+        reporter.log(f"args = {dict(self.settings)}")
+        reporter.log(f"environment = {environment()}")
+        parameters = sum(parameter.numel() for parameter in self.net.parameters())
+        reporter.log(f"param size = {parameters / 1e6:f}MB")
+        try:
+            if not run.has_checkpoint():
+                checkpoint(self.search.state_dict())
+            result = self.search.run()
+            checkpoint(self.search.state_dict())
+            text = genotype_text(result.genotype)
+            reporter.log(f"genotype = {text}")
+            reporter.say(f"genotype = {text}")
+            run.write_text(GENOTYPE, text + "\n")
+            genotypes = self._genotypes(result)
+            if self.settings["derive"]:
+                self._derive(genotypes, run, reporter, checkpoint)
+        except Interrupted:
+            raise reporter.stopped(
+                f"go on with: darts-fast search --resume --save {run.path}"
+            ) from None
+        pictures = [
+            run.path / f"cells-{label}.png"
+            for label in (genotypes if self.settings["derive"] else [self.settings["select"]])
+        ]
+        for label, path in zip(genotypes, pictures, strict=False):
+            draw_genotype(genotypes[label], path)
+        self._write_results(result, run, reporter)
+        self._show(reporter, pictures, run)
+
+    def _load(self, run: RunDirectory, reporter: RunReporter) -> None:
+        state = run.load_checkpoint()
+        try:
+            self.search.load_state_dict(state["search"])
+            self.rows = list(state["derived"])
+            reporter.seconds = dict(state["seconds"])
+            reporter.cpu_seconds = dict(state["cpu_seconds"])
+            threads = state["search"]["threads"]
+        except (KeyError, TypeError, ValueError, RuntimeError) as error:
+            reason = str(error).splitlines()[0]
+            raise RunDirectoryError(
+                f"checkpoint {run.path / CHECKPOINT}: does not belong to this run ({reason})"
+            ) from error
+        if threads != torch.get_num_threads():
+            reporter.say(
+                f"warning: the run had {threads} threads and now has {torch.get_num_threads()}; "
+                "rounding may differ"
+            )
+
+    def _genotypes(self, result: SearchResult) -> dict[str, Genotype | str]:
+        """By label, the selected one first."""
+        chosen = {self.settings["select"]: result.genotype}
+        return {**chosen, "magnitude": result.magnitude, "random": self.random}
+
+    def _derive(
+        self,
+        genotypes: Mapping[str, Genotype | str],
+        run: RunDirectory,
+        reporter: RunReporter,
+        checkpoint: Any,
+    ) -> None:
+        settings = self.settings
+        cutout = settings["cutout_length"] if settings["derive_cutout"] else 0
+        augmentation = with_cutout(self.data.augmentation, cutout, 1.0)
+        data = replace(self.data, augmentation=augmentation)
+        for label, genotype in genotypes.items():
+            if any(row["selection"] == label for row in self.rows):
+                continue
+            twin = [row for row in self.rows if row["genotype"] == genotype_text(genotype)]
+            if twin:  # the same genotype, recipe and seed: the same network
+                reporter.log(f"derived network of {label}: the one of {twin[0]['selection']}")
+                row = {**twin[0], "selection": label}
+            else:
+                row = train_derived(
+                    label, genotype, data, self.train_config, reporter, run, **self.derived_sizes
+                )
+            self.rows.append(row)
+            checkpoint(self.search.state_dict())
+
+    def _write_results(
+        self, result: SearchResult, run: RunDirectory, reporter: RunReporter
+    ) -> None:
+        run.write_json(
+            RESULTS,
+            {
+                "arguments": sys.argv[1:],
+                "environment": environment(),
+                "genotype": genotype_text(result.genotype),
+                "magnitude_genotype": genotype_text(result.magnitude),
+                "history": result.history,
+                "decisions": [asdict(decision) for decision in result.decisions],
+                "derived": self.rows,
+                **reporter.spent(),
+            },
+        )
+
+    def _show(self, reporter: RunReporter, pictures: list[Any], run: RunDirectory) -> None:
+        if self.rows:
+            table = Table(title=f"derived networks on {self.data.name}, trained alike")
+            for name in ("selection", "test accuracy %", "best epoch %", "parameters", "time s"):
+                table.add_column(name, justify="left" if name == "selection" else "right")
+            for row in self.rows:
+                table.add_row(
+                    row["selection"],
+                    f"{row['test_accuracy']:.2f}",
+                    f"{row['best_test_accuracy']:.2f}",
+                    f"{row['parameters']:,}",
+                    f"{row['seconds']:.0f}",
+                )
+            reporter.console.print(table)
+        times = ", ".join(f"{name} {value:.0f} s" for name, value in reporter.seconds.items())
+        reporter.say(f"time: {times}")
+        for path in pictures:
+            reporter.say(f"picture: {path}")
+        reporter.say(f"run directory: {run.path}")

@@ -1,0 +1,150 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``darts-fast search``: supernet, selection and, on request, training of what was found."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from typing import Any
+
+import click
+
+from darts_fast.cli.console import RunReporter, stop_signals
+from darts_fast.cli.options import (
+    CONTEXT,
+    common_options,
+    fill_in_config,
+    open_run,
+    set_threads,
+    with_cutout,
+)
+from darts_fast.cli.pipeline import Pipeline
+from darts_fast.data import load_data
+from darts_fast.search import METHODS, SAMPLINGS
+from darts_fast.selection import CRITERIA, MODES, SELECTIONS
+from darts_fast.spaces import SPACES
+
+__all__ = ["search"]
+
+POSITIVE = click.IntRange(min=1)
+CRITERION = click.Choice(CRITERIA)
+
+
+def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
+    def apply(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return apply
+
+
+supernet_options = _options(
+    click.option(
+        "--space", "--search_space", "space", type=click.Choice(list(SPACES)), default="s5"
+    ),
+    click.option("--method", type=click.Choice(METHODS), default="darts"),
+    click.option("--init_channels", type=POSITIVE, default=16),
+    click.option("--layers", type=POSITIVE, default=8, help="Cells; nasbench201: cells a stage."),
+    click.option("--epochs", type=click.IntRange(min=0), default=50),
+    click.option("--batch_size", type=click.IntRange(min=2), default=64),
+    click.option("--learning_rate", type=float, default=0.025),
+    click.option("--learning_rate_min", type=float, default=0.001),
+    click.option("--momentum", type=float, default=0.9),
+    click.option("--weight_decay", type=float, default=3e-4),
+    click.option("--grad_clip", type=float, default=5.0),
+    click.option("--arch_learning_rate", type=float, default=3e-4),
+    click.option("--arch_weight_decay", type=float, default=1e-3),
+    click.option(
+        "--train_portion", type=float, default=0.5, help="Share of the images for the weights."
+    ),
+    click.option(
+        "--sampling",
+        type=click.Choice(SAMPLINGS),
+        default="replacement",
+        help="replacement: a fresh draw every step, as published; epoch: a pass over the images.",
+    ),
+    click.option("--cutout/--no_cutout", default=False, help="In the search."),
+    click.option("--cutout_length", type=click.IntRange(min=2), default=16),
+    click.option("--cutout_prob", type=click.FloatRange(0, 1), default=1.0),
+    click.option(
+        "--valid_freq",
+        type=click.IntRange(min=0),
+        default=1,
+        help="Epochs between evaluations on the validation half; 0: never.",
+    ),
+    click.option("--report_freq", type=POSITIVE, default=50, help="Steps between log lines."),
+)
+
+selection_options = _options(
+    click.option("--select", type=click.Choice(SELECTIONS), default="perturbation"),
+    click.option(
+        "--select_mode",
+        type=click.Choice(MODES),
+        default="paired",
+        help="paired: all candidates on the same images; compat: as published, quirks included.",
+    ),
+    click.option(
+        "--proj_intv",
+        type=click.IntRange(min=0),
+        default=5,
+        help="Tuning epochs between projections; 0: no tuning.",
+    ),
+    click.option("--proj_crit", type=CRITERION, default="acc", help="What a removal is judged by."),
+    click.option(
+        "--proj_crit_normal", type=CRITERION, help="For normal cells.  [default: --proj_crit]"
+    ),
+    click.option(
+        "--proj_crit_reduce", type=CRITERION, help="For reduction cells.  [default: --proj_crit]"
+    ),
+    click.option(
+        "--proj_images",
+        type=POSITIVE,
+        help="Score on the first N validation images only.  [default: all]",
+    ),
+)
+
+derive_options = _options(
+    click.option(
+        "--derive",
+        is_flag=True,
+        help="Train the found network, the magnitude-selected and a random one alike, and compare.",
+    ),
+    click.option("--derive_epochs", type=POSITIVE, default=600),
+    click.option("--derive_channels", type=POSITIVE, default=36),
+    click.option("--derive_layers", type=POSITIVE, default=20),
+    click.option("--derive_batch_size", type=click.IntRange(min=2), default=96),
+    click.option("--derive_learning_rate", type=float, default=0.025),
+    click.option("--derive_weight_decay", type=float, default=3e-4),
+    click.option("--derive_cutout/--no_derive_cutout", default=False, help="Of --cutout_length."),
+    click.option("--drop_path_prob", type=float, default=0.2, help="Of the derived network."),
+    click.option("--auxiliary/--no_auxiliary", default=False, help="Auxiliary head."),
+    click.option("--auxiliary_weight", type=float, default=0.4),
+)
+
+
+@click.command(context_settings=CONTEXT)
+@common_options
+@click.option("--resume", is_flag=True, help="Go on with the run in --save, bit for bit.")
+@supernet_options
+@selection_options
+@derive_options
+@click.pass_context
+def search(ctx: click.Context, **_: Any) -> None:
+    """Train a supernet and select an architecture from it.
+
+    The defaults are those of the DARTS and DARTS-PT code. The run's directory gets log.txt,
+    config.json, genotype.txt, results.json, checkpoint.pt and pictures of the cells.
+    """
+    settings = fill_in_config(ctx)
+    set_threads(settings["threads"])
+    data = load_data(settings["data"], limit=settings["limit"])
+    cutout = settings["cutout_length"] if settings["cutout"] else None
+    data = replace(
+        data, augmentation=with_cutout(data.augmentation, cutout, settings["cutout_prob"])
+    )
+    pipeline = Pipeline(settings, data)  # checks everything before a directory is made
+    run = open_run(ctx, settings)
+    reporter = RunReporter(run)
+    with stop_signals(reporter):
+        pipeline.run(run, reporter, resume=ctx.params["resume"])

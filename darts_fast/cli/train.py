@@ -1,0 +1,113 @@
+# SPDX-License-Identifier: Apache-2.0
+"""``darts-fast train``: train the network of one genotype."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from darts_fast.cli.console import RunReporter, stop_signals
+from darts_fast.cli.derive import check_derived, environment, train_derived
+from darts_fast.cli.options import (
+    CONTEXT,
+    common_options,
+    fill_in_config,
+    open_run,
+    set_threads,
+    with_cutout,
+)
+from darts_fast.data import load_data
+from darts_fast.derive.train import TrainConfig
+from darts_fast.report import draw_genotype
+from darts_fast.runs import GENOTYPE, RESULTS
+from darts_fast.search import Interrupted, genotype_text
+from darts_fast.spaces import Genotype, read_genotype
+
+__all__ = ["train"]
+
+POSITIVE = click.IntRange(min=1)
+
+
+def _read_arch(source: str) -> Genotype | str:
+    """A genotype, its name or file, or a run directory with a genotype in it."""
+    path = Path(source)
+    try:
+        if path.is_dir():
+            return read_genotype(path / GENOTYPE)
+    except OSError as error:
+        if isinstance(error, FileNotFoundError):
+            raise ValueError(f"--arch: no {GENOTYPE} in the directory {path}") from None
+    return read_genotype(source)
+
+
+@click.command(context_settings=CONTEXT)
+@common_options
+@click.option(
+    "--arch",
+    required=True,
+    metavar="GENOTYPE|FILE|NAME|RUN_DIR",
+    help="Genotype(...) or an architecture string as printed, a file with one, a known name, or a "
+    "search's directory.",
+)
+@click.option("--epochs", type=POSITIVE, default=600)
+@click.option("--batch_size", type=click.IntRange(min=2), default=96)
+@click.option("--init_channels", type=POSITIVE, default=36)
+@click.option("--layers", type=POSITIVE, default=20, help="Cells; nasbench201: cells a stage.")
+@click.option("--learning_rate", type=float, default=0.025)
+@click.option("--momentum", type=float, default=0.9)
+@click.option("--weight_decay", type=float, default=3e-4)
+@click.option("--grad_clip", type=float, default=5.0)
+@click.option("--auxiliary/--no_auxiliary", default=False, help="Auxiliary head.")
+@click.option("--auxiliary_weight", type=float, default=0.4)
+@click.option("--drop_path_prob", type=float, default=0.2)
+@click.option("--cutout/--no_cutout", default=False)
+@click.option("--cutout_length", type=click.IntRange(min=2), default=16)
+@click.pass_context
+def train(ctx: click.Context, **_: Any) -> None:
+    """Train the network of one genotype with the DARTS recipe."""
+    settings = fill_in_config(ctx)
+    set_threads(settings["threads"])
+    genotype = _read_arch(settings["arch"])
+    data = load_data(settings["data"], limit=settings["limit"])
+    cutout = settings["cutout_length"] if settings["cutout"] else 0
+    data = replace(data, augmentation=with_cutout(data.augmentation, cutout, 1.0))
+    config = TrainConfig(
+        epochs=settings["epochs"],
+        batch_size=settings["batch_size"],
+        learning_rate=settings["learning_rate"],
+        momentum=settings["momentum"],
+        weight_decay=settings["weight_decay"],
+        grad_clip=settings["grad_clip"],
+        auxiliary_weight=settings["auxiliary_weight"],
+        drop_path_prob=settings["drop_path_prob"],
+        seed=settings["seed"],
+    )
+    sizes = {
+        "channels": settings["init_channels"],
+        "layers": settings["layers"],
+        "auxiliary": settings["auxiliary"],
+    }
+    check_derived(genotype, data, **sizes)
+    run = open_run(ctx, {**settings, "arch": genotype_text(genotype)})
+    run.write_text(GENOTYPE, genotype_text(genotype) + "\n")
+    reporter = RunReporter(run)
+    reporter.log(f"args = {settings}")
+    reporter.log(f"environment = {environment()}")
+    with stop_signals(reporter):
+        try:
+            row = train_derived("given", genotype, data, config, reporter, run, **sizes)
+        except Interrupted:
+            raise reporter.stopped("its weights are not kept") from None
+    picture = run.path / "cells.png"
+    draw_genotype(genotype, picture)
+    run.write_json(RESULTS, {"environment": environment(), "derived": [row], **reporter.spent()})
+    reporter.say(
+        f"test accuracy {row['test_accuracy']:.2f} % "
+        f"(best epoch {row['best_test_accuracy']:.2f} %), {row['parameters']:,} parameters, "
+        f"{row['seconds']:.0f} s"
+    )
+    reporter.say(f"network: {run.path / row['network']}")
+    reporter.say(f"picture: {picture}")

@@ -1,0 +1,66 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What a search method does to the architecture weights, once before every weight step."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from darts_fast.nn import Supernet
+
+__all__ = ["ARCHITECTURE_STEPS", "ArchitectureStep", "first_order_step", "frozen"]
+
+
+@contextmanager
+def frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
+    """No gradient is computed for ``parameters`` inside; afterwards their flags are as they
+    were.
+    """
+    flags = [parameter.requires_grad for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.requires_grad_(False)
+        yield
+    finally:
+        for parameter, flag in zip(parameters, flags, strict=True):
+            parameter.requires_grad_(flag)
+
+
+def first_order_step(
+    net: Supernet, optimizer: torch.optim.Optimizer, images: Tensor, labels: Tensor
+) -> float:
+    """One architecture step of first-order DARTS (Liu et al., section 2.3, xi = 0): Adam on
+    ``dL_val/dalpha``.
+
+    Only the architecture gradient is computed; the weights are frozen for the step.
+
+    Args:
+        images: ``[N, 3, H, W]`` of the validation half.
+        labels: ``[N]``.
+
+    Returns:
+        The validation loss before the step.
+    """
+    alphas = net.arch_parameters()
+    with frozen(list(net.parameters())):
+        loss = functional.cross_entropy(net(images), labels)
+        if loss.requires_grad:
+            gradients = torch.autograd.grad(loss, alphas, allow_unused=True, materialize_grads=True)
+        else:  # every edge is decided
+            gradients = tuple(torch.zeros_like(alpha) for alpha in alphas)
+    for alpha, gradient in zip(alphas, gradients, strict=True):
+        alpha.grad = gradient
+    optimizer.step()
+    return float(loss.detach())
+
+
+ArchitectureStep = Callable[[Supernet, torch.optim.Optimizer, Tensor, Tensor], float]
+
+ARCHITECTURE_STEPS: dict[str, ArchitectureStep | None] = {
+    "darts": first_order_step,
+    "blank": None,
+}

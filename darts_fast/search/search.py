@@ -1,0 +1,264 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A whole search: train the supernet, then select an architecture from it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+
+from darts_fast.data import Augmentation, Batches, Dataset, fixed_batches
+from darts_fast.evaluation import evaluate
+from darts_fast.nn import Supernet
+from darts_fast.search.config import SearchConfig
+from darts_fast.search.reporter import Interrupted, Reporter
+from darts_fast.search.trainer import Trainer
+from darts_fast.seeding import generator, rng_state, set_rng_state
+from darts_fast.selection import (
+    SELECTIONS,
+    Decision,
+    PerturbationConfig,
+    PerturbationSelection,
+    magnitude_genotype,
+)
+from darts_fast.spaces import Genotype, read_genotype, write_genotype
+
+__all__ = ["Search", "SearchResult", "genotype_text"]
+
+
+def genotype_text(genotype: Genotype | str) -> str:
+    """One line: a `Genotype` as the originals print it, a NAS-Bench-201 architecture as it is."""
+    return genotype if isinstance(genotype, str) else write_genotype(genotype)
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """What a search found.
+
+    Attributes:
+        genotype: the selected architecture, a string for NAS-Bench-201.
+        magnitude: the architecture of the largest weights of the same supernet, before any
+            projection.
+        decisions: of the perturbation-based selection, in order.
+        history: per search epoch a dict with ``epoch``, ``train_acc``, ``valid_acc`` (percent, None
+            where not evaluated) and ``genotype`` (text).
+    """
+
+    genotype: Genotype | str
+    magnitude: Genotype | str
+    decisions: list[Decision]
+    history: list[dict[str, Any]]
+
+
+class Search:
+    """``Search(net, data, method="darts").run()``.
+
+    Noise operations and drop-path draw from torch's global generator: for a reproducible run seed
+    it first, with `darts_fast.seeding.seed_everything`. Everything else draws from generators
+    seeded by ``config.seed``.
+
+    Args:
+        net: a supernet; it is trained, and by ``select="perturbation"`` projected, in place.
+        data: the images; ``data.train`` is cut into a half for the weights and one for architecture
+            and selection.
+        config: see :class:`SearchConfig`; ``settings`` replace single fields of it.
+        select: ``"perturbation"`` (DARTS-PT) or ``"magnitude"`` (DARTS).
+        perturbation: how to select by perturbation; default with ``config.seed``.
+        proj_images: score removals on the first so many validation images; default all.
+        augmentation: of the search; default ``data.augmentation``.
+        reporter: is told of the progress, and asked whether to stop.
+        checkpoint: takes the state when an epoch or a projection is about to begin or the run is to
+            stop.
+
+    Raises:
+        ValueError: settings out of range, images of a size that the network cannot take.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        data: Dataset,
+        config: SearchConfig | None = None,
+        *,
+        select: str = "perturbation",
+        perturbation: PerturbationConfig | None = None,
+        proj_images: int | None = None,
+        augmentation: Augmentation | None = None,
+        reporter: Reporter | None = None,
+        checkpoint: Callable[[dict[str, Any]], object] | None = None,
+        **settings: Any,
+    ) -> None:
+        if select not in SELECTIONS:
+            raise ValueError(f"Search: select must be one of {', '.join(SELECTIONS)}, got {select}")
+        net.check_image_size(*data.image_size)
+        self.net = net
+        self.data = data
+        self.config = replace(config or SearchConfig(), **settings)
+        self.reporter = reporter or Reporter()
+        self.trainer = Trainer(net, data, self.config, augmentation)
+        self.history: list[dict[str, Any]] = []
+        self._select = select
+        self._magnitude: Genotype | str | None = None
+        self.checkpoint = checkpoint
+        self._done = 0  # forwards and steps of the selection phase
+        self._fresh: Batches | None = None
+        self._selection = self._build_selection(perturbation, proj_images)
+
+    def run(self) -> SearchResult:
+        """Train the supernet and select; after :meth:`load_state_dict` the rest of it.
+
+        Raises:
+            Interrupted: the reporter asked to stop; the last state handed to ``checkpoint`` goes on
+            from there.
+            NonFiniteLossError: a training loss is NaN or infinite.
+        """
+        if self._magnitude is None:
+            self._train_supernet()
+            self._magnitude = magnitude_genotype(self.net)
+            if self._selection is not None:
+                self.trainer.start_tuning()
+        if self._selection is None:
+            return SearchResult(self._magnitude, self._magnitude, [], self.history)
+        self._run_selection(self._selection)
+        genotype = self.net.genotype()
+        return SearchResult(genotype, self._magnitude, self._selection.decisions, self.history)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a later process needs to go on bit for bit; loads with
+        ``weights_only=True``.
+        """
+        selection, magnitude = self._selection, self._magnitude
+        return {
+            "net": self.net.full_state_dict(),
+            "trainer": self.trainer.state_dict(),
+            "selection": None if selection is None else selection.state_dict(),
+            "fresh": None if self._fresh is None else self._fresh.state_dict(),
+            "magnitude": None if magnitude is None else genotype_text(magnitude),
+            "history": self.history,
+            "done": self._done,
+            "rng": rng_state(),
+            "threads": torch.get_num_threads(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of a search with the same settings."""
+        self.net.load_full_state_dict(state["net"])
+        self.trainer.load_state_dict(state["trainer"])
+        if self._selection is not None:
+            self._selection.load_state_dict(state["selection"])
+        if self._fresh is not None:
+            self._fresh.load_state_dict(state["fresh"])
+        magnitude = state["magnitude"]
+        self._magnitude = None if magnitude is None else read_genotype(magnitude)
+        self.history = list(state["history"])
+        self._done = state["done"]
+        set_rng_state(state["rng"])
+
+    def _train_supernet(self) -> None:
+        trainer, reporter = self.trainer, self.reporter
+        steps = trainer.epoch_steps
+        reporter.start("search", self.config.epochs * steps, trainer.epoch * steps + trainer.step)
+        while trainer.epoch < self.config.epochs:
+            epoch = trainer.epoch
+            reporter.log(f"epoch {epoch} lr {trainer.learning_rate:e}")
+            train_acc = trainer.run_epoch(reporter, self._between_steps)
+            reporter.log(f"train_acc {train_acc:f}")
+            text = genotype_text(magnitude_genotype(self.net))
+            reporter.log(f"genotype = {text}")
+            valid_acc = self._valid_accuracy() if self._evaluates(epoch) else None
+            if valid_acc is not None:
+                reporter.log(f"valid_acc {valid_acc:f}")
+            self.history.append(
+                {"epoch": epoch, "train_acc": train_acc, "valid_acc": valid_acc, "genotype": text}
+            )
+            if trainer.epoch < self.config.epochs:
+                self._checkpoint()
+        reporter.finish()
+
+    def _evaluates(self, epoch: int) -> bool:
+        every = self.config.valid_freq
+        return every > 0 and (epoch + 1) % every == 0
+
+    def _valid_accuracy(self) -> float:
+        random = rng_state()  # noise operations draw in evaluation too; the search must not see it
+        accuracy, _ = evaluate(
+            self.net,
+            self.trainer.valid,
+            lambda images: self.data.plain(images).to(self.trainer.dtype),
+            self.config.batch_size,
+        )
+        set_rng_state(random)
+        return accuracy
+
+    def _build_selection(
+        self, config: PerturbationConfig | None, proj_images: int | None
+    ) -> PerturbationSelection | None:
+        if self._select == "magnitude":
+            return None
+        pool, size = self.trainer.valid, self.config.batch_size
+        if proj_images is not None:
+            if not 1 <= proj_images <= len(pool):
+                raise ValueError(
+                    f"Search: proj_images must be 1 to {len(pool)} (the validation images), "
+                    f"got {proj_images}"
+                )
+            pool = pool.take(proj_images)
+        config = config or PerturbationConfig(seed=self.config.seed)
+        source: Any
+        if config.mode == "compat":
+            draws = generator(config.seed, "scoring")
+            self._fresh = Batches(pool, self.trainer.augmentation, size, draws)
+            source = self._fresh_pass
+        else:
+            source = fixed_batches(pool, self.data.plain, size)
+        self._pool_batches = -(-len(pool) // size)
+        return PerturbationSelection(
+            self.net,
+            source,
+            config,
+            tune=self._tune,
+            log=self._log,
+            between=self._between_forwards,
+            checkpoint=self._checkpoint,
+        )
+
+    def _fresh_pass(self) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
+        assert self._fresh is not None
+        return iter(self._fresh)
+
+    def _run_selection(self, selection: PerturbationSelection) -> None:
+        tuning = selection.tuning_epochs * self.trainer.epoch_steps
+        total = tuning + selection.evaluations * self._pool_batches
+        self.reporter.start("select", total, self._done)
+        selection.run()
+        self.reporter.finish()
+
+    def _tune(self, epoch: int) -> None:
+        self.reporter.log(f"epoch {epoch} lr {self.trainer.learning_rate:e}")
+        accuracy = self.trainer.run_epoch(self.reporter, self._between_tuning_steps)
+        self.reporter.log(f"train_acc {accuracy:f}")
+
+    def _log(self, line: str) -> None:
+        self.reporter.log(line)
+
+    def _checkpoint(self) -> None:
+        if self.checkpoint is not None:
+            self.checkpoint(self.state_dict())
+
+    def _between_steps(self) -> None:
+        if self.reporter.stopping:
+            self._checkpoint()
+            raise Interrupted
+
+    def _between_tuning_steps(self) -> None:
+        self._done += 1
+        self._between_steps()
+
+    def _between_forwards(self) -> None:
+        """A projection is done again from its beginning: the checkpoint made there stands."""
+        self._done += 1
+        self.reporter.advance()
+        if self.reporter.stopping:
+            raise Interrupted

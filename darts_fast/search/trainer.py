@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One supernet in training: data order, optimizers, and the steps of one epoch."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import torch
+from torch.nn import functional
+
+from darts_fast.data import Augmentation, Batches, Dataset, Images, split
+from darts_fast.nn import Supernet
+from darts_fast.search.config import SearchConfig
+from darts_fast.search.methods import ARCHITECTURE_STEPS
+from darts_fast.search.reporter import NonFiniteLossError, Reporter
+from darts_fast.seeding import generator
+
+__all__ = ["ARCH_BETAS", "TUNING_LR_FACTOR", "Trainer"]
+
+ARCH_BETAS = (0.5, 0.999)
+TUNING_LR_FACTOR = 0.1
+
+
+class Trainer:
+    """Alternates architecture steps on the validation half with weight steps on the training half.
+
+    Args:
+        net: trained in place; its device and dtype are used.
+        data: ``data.train`` is cut in index order, the first ``train_portion`` for the weights.
+        config: see :class:`SearchConfig`.
+        augmentation: of both halves, default ``data.augmentation``.
+
+    Attributes:
+        train, valid: the two halves.
+        epoch_steps: steps of one epoch.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        data: Dataset,
+        config: SearchConfig,
+        augmentation: Augmentation | None = None,
+    ) -> None:
+        self.net = net
+        self.config = config
+        self.augmentation = augmentation or data.augmentation
+        parameter = next(net.parameters())
+        self.dtype = parameter.dtype
+        halves = split(data.train, config.train_portion)
+        self.train, self.valid = (half.to(parameter.device) for half in halves)
+        redraw = config.sampling == "replacement"
+        self._search_batches = self._batches(self.train, stream="search", replacement=redraw)
+        self._valid_batches = self._batches(self.valid, stream="valid", replacement=redraw)
+        self._tuning_batches = self._batches(self.train, stream="tuning", replacement=False)
+        self._valid_epoch: Iterator[tuple[torch.Tensor, torch.Tensor]] | None = None
+        self.arch_optimizer = torch.optim.Adam(
+            net.arch_parameters(),
+            lr=config.arch_learning_rate,
+            betas=ARCH_BETAS,
+            weight_decay=config.arch_weight_decay,
+        )
+        self._architecture_step = ARCHITECTURE_STEPS[config.method]
+        self.tuning = False
+        self.optimizer = self._sgd(config.learning_rate)
+        self.epoch = 0  # whole epochs of the present phase
+        self.step = 0  # steps of the present epoch
+        self._loss = self._correct = self._correct5 = self._images = 0.0
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of one epoch: ``ceil(training images / batch_size)``."""
+        return len(self._search_batches)
+
+    @property
+    def learning_rate(self) -> float:
+        """Of the weights in the present epoch: cosine in the search, constant in tuning."""
+        config = self.config
+        if self.tuning:
+            return config.learning_rate * TUNING_LR_FACTOR
+        share = self.epoch / max(config.epochs, 1)
+        swing = (config.learning_rate - config.learning_rate_min) / 2
+        return config.learning_rate_min + swing * (1 + math.cos(math.pi * share))
+
+    def start_tuning(self) -> None:
+        """From now on tune: fresh SGD state, constant tenth of the rate, every training image once
+        an epoch.
+        """
+        self.tuning = True
+        self.epoch = self.step = 0
+        self.optimizer = self._sgd(self.learning_rate)
+
+    def run_epoch(self, reporter: Reporter, between: Callable[[], None]) -> float:
+        """The rest of the present epoch; returns its training accuracy in percent.
+
+        ``between`` is called after every step; the state is whole then, and it may raise.
+
+        Raises:
+            NonFiniteLossError: a training loss is NaN or infinite; the message says epoch and step.
+        """
+        if self.step == 0:
+            self._loss = self._correct = self._correct5 = self._images = 0.0
+        for group in self.optimizer.param_groups:
+            group["lr"] = self.learning_rate
+        self.net.train()
+        for images, labels in self._tuning_batches if self.tuning else self._search_batches:
+            if self._architecture_step is not None:
+                valid = self._valid_batch()
+                loss = self._architecture_step(
+                    self.net, self.arch_optimizer, valid[0].to(self.dtype), valid[1]
+                )
+                self._check_finite(loss, "architecture")
+            self._weight_step(images.to(self.dtype), labels)
+            self.step += 1
+            if (self.step - 1) % self.config.report_freq == 0:
+                reporter.log(self._progress_line())
+            reporter.advance(self.accuracy)
+            between()
+        accuracy = self.accuracy
+        self.epoch += 1
+        self.step = 0
+        return accuracy
+
+    @property
+    def accuracy(self) -> float:
+        """Of the training batches of this epoch so far, percent."""
+        return 100 * self._correct / max(self._images, 1)
+
+    def _progress_line(self) -> str:
+        """``train step loss top1 top5`` over the epoch so far, as the originals print it."""
+        loss, top5 = self._loss / self._images, 100 * self._correct5 / self._images
+        return f"train {self.step - 1:03d} {loss:e} {self.accuracy:f} {top5:f}"
+
+    def state_dict(self) -> dict[str, Any]:
+        """Optimizers, data order and position; the network is not in it."""
+        return {
+            "tuning": self.tuning,
+            "epoch": self.epoch,
+            "step": self.step,
+            "sums": [self._loss, self._correct, self._correct5, self._images],
+            "optimizer": self.optimizer.state_dict(),
+            "arch_optimizer": self.arch_optimizer.state_dict(),
+            "search_batches": self._search_batches.state_dict(),
+            "valid_batches": self._valid_batches.state_dict(),
+            "tuning_batches": self._tuning_batches.state_dict(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict`, bit for bit."""
+        self.tuning = state["tuning"]
+        self.epoch, self.step = state["epoch"], state["step"]
+        self._loss, self._correct, self._correct5, self._images = state["sums"]
+        self.optimizer.load_state_dict(state["optimizer"])
+        self.arch_optimizer.load_state_dict(state["arch_optimizer"])
+        self._search_batches.load_state_dict(state["search_batches"])
+        self._valid_batches.load_state_dict(state["valid_batches"])
+        self._tuning_batches.load_state_dict(state["tuning_batches"])
+        self._valid_epoch = None
+
+    def _weight_step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
+        alphas = self.net.arch_parameters()
+        weights = list(self.net.parameters())
+        for alpha in alphas:
+            alpha.requires_grad_(False)
+        try:
+            self.optimizer.zero_grad()
+            logits = self.net(images)
+            loss = functional.cross_entropy(logits, labels)
+            loss.backward()
+        finally:
+            for alpha in alphas:
+                alpha.requires_grad_(True)
+        value = float(loss.detach())
+        self._check_finite(value, "training")
+        torch.nn.utils.clip_grad_norm_(weights, self.config.grad_clip)
+        self.optimizer.step()
+        self._loss += value * len(labels)
+        best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
+        self._correct += float(best[:, 0].sum())
+        self._correct5 += float(best.sum())
+        self._images += len(labels)
+
+    def _check_finite(self, loss: float, kind: str) -> None:
+        if not math.isfinite(loss):
+            phase = "tuning epoch" if self.tuning else "epoch"
+            raise NonFiniteLossError(
+                f"search: the {kind} loss must be finite, got {loss} in {phase} {self.epoch}, "
+                f"step {self.step}; a smaller learning rate may help"
+            )
+
+    def _valid_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
+        if self._valid_batches.replacement:
+            return self._valid_batches.draw()
+        while True:
+            if self._valid_epoch is None:
+                self._valid_epoch = iter(self._valid_batches)
+            batch = next(self._valid_epoch, None)
+            if batch is not None:
+                return batch
+            self._valid_epoch = None
+
+    def _batches(self, images: Images, *, stream: str, replacement: bool) -> Batches:
+        return Batches(
+            images,
+            self.augmentation,
+            self.config.batch_size,
+            generator(self.config.seed, stream),
+            replacement=replacement,
+        )
+
+    def _sgd(self, learning_rate: float) -> torch.optim.SGD:
+        config = self.config
+        return torch.optim.SGD(
+            self.net.parameters(),
+            lr=learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
