@@ -32,22 +32,18 @@ static inline int64_t tile_size(const NodeSumShape& s, int64_t index) {
   return left < s.tile ? left : s.tile;
 }
 
+// Arguments and outputs of one call. Tables per term (maps, norms, eps, active) lie in host memory,
+// everything else on the device of the maps. Each backend adds scratch of its own.
 template <typename T>
 struct NodeSumForward {
   NodeSumShape shape;
-  const T* const* maps;    // [K] -> [G * M, C]
-  const T* weights;        // [G, K]
-  const T* gamma;          // [K, C], or null for ones
-  const T* beta;           // [K, C], or null for zeros
-  const Norm* norms;       // [K]
-  const double* eps;       // [K]
-  const uint8_t* active;   // [G, K]: 0 = the map is neither read nor added
-  T* partial_center;       // [K, G, tiles, C] scratch of statistics and merge
-  double* partial_mean;    // [K, G, tiles, C]
-  double* partial_square;  // [K, G, tiles, C] sums of squares about the tile's own mean
-  T* scale;                // [G, K, period] scratch of prepare and combine: w * gamma / sigma
-  T* center;               // [G, K, period]
-  T* constant;             // [G, period]: sum over terms of w * beta
+  const T* const* maps;   // [K] -> [G * M, C]
+  const T* weights;       // [G, K]
+  const T* gamma;         // [K, C], or null for ones
+  const T* beta;          // [K, C], or null for zeros
+  const Norm* norms;      // [K]
+  const double* eps;      // [K]
+  const uint8_t* active;  // [G, K]: 0 = the map is neither read nor added
   // outputs
   T* mean;  // [G, K, C]; given for kRunning terms, 0 for kNone
   T* var;   // [G, K, C], biased; given for kRunning terms, 1 for kNone
@@ -67,12 +63,6 @@ struct NodeSumBackward {
   const Norm* norms;      // [K]
   const double* eps;      // [K]
   const uint8_t* active;  // [G, K]
-  T* center;              // [G, K, period] scratch, as are the next five
-  T* partial;             // [G, tiles, K + 1, C]: sums of g, then of g * (y - mean) per term
-  double* sums;           // [G, K + 1, C]: S1, then S2 per term
-  T* grad_scale;          // [G, K, period]: grad_y = grad_scale * g - grad_shift
-  T* grad_shift;          // [G, K, period]                          - grad_slope * (y - mean)
-  T* grad_slope;          // [G, K, period]
   // outputs; a null pointer is a gradient that nobody asked for
   T* const* grad_maps;  // [K] -> [G * M, C]
   T* grad_weights;      // [G, K]

@@ -8,6 +8,27 @@
 
 namespace darts_fast::cpu {
 
+// The arguments with the scratch of the phases.
+template <typename T>
+struct NodeSumForward : darts_fast::NodeSumForward<T> {
+  T* partial_center;       // [K, G, tiles, C] scratch of statistics and merge
+  double* partial_mean;    // [K, G, tiles, C]
+  double* partial_square;  // [K, G, tiles, C] sums of squares about the tile's own mean
+  T* scale;                // [G, K, period] scratch of prepare and combine: w * gamma / sigma
+  T* center;               // [G, K, period]
+  T* constant;             // [G, period]: sum over terms of w * beta
+};
+
+template <typename T>
+struct NodeSumBackward : darts_fast::NodeSumBackward<T> {
+  T* center;      // [G, K, period]
+  T* partial;     // [G, tiles, K + 1, C]: sums of g, then of g * (y - mean) per term
+  double* sums;   // [G, K + 1, C]: S1, then S2 per term
+  T* grad_scale;  // [G, K, period]: grad_y = grad_scale * g - grad_shift
+  T* grad_shift;  // [G, K, period]                          - grad_slope * (y - mean)
+  T* grad_slope;  // [G, K, period]
+};
+
 // Each function does the work items [begin, end) of its phase. No two items write the same memory,
 // each item has one order of summation, and phases run one after another: results do not depend on
 // how the items are shared out.
