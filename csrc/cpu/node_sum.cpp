@@ -1,7 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // CPU binding of node_sum: checks, allocation, parallel phases, registration.
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/empty_like.h>
@@ -14,7 +13,7 @@
 #include <vector>
 
 #include "checks.h"
-#include "cpu/capability.h"
+#include "cpu/dispatch.h"
 #include "cpu/kernels/node_sum_kernels.h"
 
 namespace darts_fast::cpu {
@@ -26,27 +25,12 @@ using OptionalTensor = std::optional<Tensor>;
 template <typename T>
 const NodeSumKernels<T>& kernels();
 
-#if defined(DARTS_X86_CAPABILITIES)
-#define DARTS_SELECT(TABLE)   \
-  switch (capability()) {     \
-    case Capability::kAvx512: \
-      return AVX512::TABLE;   \
-    case Capability::kAvx2:   \
-      return AVX2::TABLE;     \
-    default:                  \
-      return DEFAULT::TABLE;  \
-  }
-#else
-#define DARTS_SELECT(TABLE) return DEFAULT::TABLE;
-#endif
 template <>
 const NodeSumKernels<float>& kernels<float>() {
-  DARTS_SELECT(node_sum_kernels_float)
+  DARTS_SELECT_TABLE(node_sum_kernels_float)
 }
 template <>
-const NodeSumKernels<double>& kernels<double>(){DARTS_SELECT(node_sum_kernels_double)}
-#undef DARTS_SELECT
-
+const NodeSumKernels<double>& kernels<double>(){DARTS_SELECT_TABLE(node_sum_kernels_double)}
 // A tile of the node is about 16 KiB: it stays in a first-level cache while the maps pass by.
 // Multiples of 16 positions hold whole patterns of channels at every vector length.
 int64_t tile_positions(int64_t channels) {
@@ -141,16 +125,6 @@ std::vector<const T*> map_pointers(const Arguments& a) {
   std::vector<const T*> pointers;
   for (const Tensor& map : a.maps) pointers.push_back(map.const_data_ptr<T>());
   return pointers;
-}
-
-// One parallel region. Small phases stay on the calling thread: a region costs more than they do.
-template <typename Params>
-void run_phase(void (*phase)(const Params&, int64_t, int64_t), const Params& params, int64_t items,
-               int64_t elements_per_item) {
-  constexpr int64_t kGrainElements = 16384;
-  const int64_t grain =
-      std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, elements_per_item));
-  at::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) { phase(params, begin, end); });
 }
 
 std::tuple<Tensor, Tensor, Tensor> node_sum(at::TensorList maps, const Tensor& weights,
