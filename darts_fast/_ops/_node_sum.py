@@ -11,7 +11,7 @@ from torch import Tensor
 
 from darts_fast import _extension as _extension  # registers the schemas
 from darts_fast import reference
-from darts_fast._ops.replay import flags, second_derivative
+from darts_fast._ops._replay import flags, second_derivative
 
 __all__ = ["node_sum", "node_sum_backward"]
 

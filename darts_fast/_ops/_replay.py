@@ -34,7 +34,9 @@ def second_derivative(
         leaves = [None if x is None else x.detach().requires_grad_() for x in arguments]
         outputs = function(leaves)
         arriving = [
-            (y, g) for y, g in zip(outputs, factors, strict=True) if g is not None and y.requires_grad
+            (y, g)
+            for y, g in zip(outputs, factors, strict=True)
+            if g is not None and y.requires_grad
         ]
         present = [leaf for leaf in leaves if leaf is not None]
         first: Iterator[Tensor] = iter(
