@@ -16,6 +16,18 @@ TORCH_LIBRARY(darts_fast, m) {
       "Tensor? beta, Tensor mean, Tensor var, int[] norms, float[] eps, int groups, "
       "Tensor? active, bool[] output_mask) "
       "-> (Tensor[] grad_maps, Tensor grad_weights, Tensor grad_gamma, Tensor grad_beta)");
+  m.def(
+      "conv_blocks(Tensor[] inputs, Tensor? mean, Tensor? var, Tensor? gamma, Tensor? beta, "
+      "int norm, float eps, int[] sources, Tensor[] depthwise, Tensor[] pointwise, "
+      "int[] dilations, int stride, int groups, Tensor? active) "
+      "-> (Tensor[] outputs, Tensor mean, Tensor var)");
+  m.def(
+      "conv_blocks_backward(Tensor[] grad_outputs, bool[] arrives, Tensor[] inputs, Tensor? mean, "
+      "Tensor? var, Tensor? gamma, Tensor? beta, int norm, float eps, int[] sources, "
+      "Tensor[] depthwise, Tensor[] pointwise, int[] dilations, int stride, int groups, "
+      "Tensor? active, bool[] output_mask) "
+      "-> (Tensor[] grad_inputs, Tensor grad_gamma, Tensor grad_beta, Tensor[] grad_depthwise, "
+      "Tensor[] grad_pointwise)");
 }
 
 PYBIND11_MODULE(_C, m) {

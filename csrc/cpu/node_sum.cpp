@@ -1,18 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
 // CPU binding of node_sum: checks, allocation, parallel phases, registration.
 #include <ATen/Dispatch.h>
-#include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <torch/library.h>
 
 #include <algorithm>
-#include <array>
-#include <optional>
 #include <tuple>
 #include <vector>
 
-#include "cpu/capability.h"
+#include "cpu/dispatch.h"
 #include "cpu/kernels/node_sum_kernels.h"
 #include "node_sum_checks.h"
 
@@ -22,41 +19,20 @@ namespace {
 template <typename T>
 const NodeSumKernels<T>& kernels();
 
-#if defined(DARTS_X86_CAPABILITIES)
-#define DARTS_SELECT(TABLE)   \
-  switch (capability()) {     \
-    case Capability::kAvx512: \
-      return AVX512::TABLE;   \
-    case Capability::kAvx2:   \
-      return AVX2::TABLE;     \
-    default:                  \
-      return DEFAULT::TABLE;  \
-  }
-#else
-#define DARTS_SELECT(TABLE) return DEFAULT::TABLE;
-#endif
 template <>
 const NodeSumKernels<float>& kernels<float>() {
-  DARTS_SELECT(node_sum_kernels_float)
+  return DARTS_SELECT_TABLE(node_sum_kernels_float);
 }
+
 template <>
-const NodeSumKernels<double>& kernels<double>(){DARTS_SELECT(node_sum_kernels_double)}
-#undef DARTS_SELECT
+const NodeSumKernels<double>& kernels<double>() {
+  return DARTS_SELECT_TABLE(node_sum_kernels_double);
+}
 
 // A tile of the node is about 16 KiB: it stays in a first-level cache while the maps pass by.
 // Multiples of 16 positions hold whole patterns of channels at every vector length.
 int64_t tile_positions(int64_t channels) {
   return std::clamp<int64_t>(4096 / channels / 16 * 16, 16, 1024);
-}
-
-// One parallel region. Small phases stay on the calling thread: a region costs more than they do.
-template <typename Params>
-void run_phase(void (*phase)(const Params&, int64_t, int64_t), const Params& params, int64_t items,
-               int64_t elements_per_item) {
-  constexpr int64_t kGrainElements = 16384;
-  const int64_t grain =
-      std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, elements_per_item));
-  at::parallel_for(0, items, grain, [&](int64_t begin, int64_t end) { phase(params, begin, end); });
 }
 
 std::tuple<Tensor, Tensor, Tensor> node_sum(at::TensorList maps, const Tensor& weights,

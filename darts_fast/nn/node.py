@@ -9,12 +9,14 @@ enters the sum as it comes out.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import cast
 
 import torch
 from torch import Tensor, nn
 
 from darts_fast.backend import backend
 from darts_fast.functional import node_sum, update_running_statistics
+from darts_fast.nn.blocks import Block, norm_kind, plan, run_plans
 from darts_fast.nn.operations import NormalisedOp
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
@@ -33,12 +35,9 @@ def fused_node(ops: Sequence[nn.Module], inputs: Sequence[Tensor], weights: Tens
     Args: ops and inputs, one input [N, C, H, W] per op, whose outputs have one shape; weights [K].
     Returns the node, channels_last.
     """
-    maps, norms = [], []
-    for op, x in zip(ops, inputs, strict=True):
-        norm = _last_norm(op)
-        norms.append(norm)
-        maps.append(op(x) if norm is None else _raw(op, x))
-    kinds = ["none" if norm is None else _kind(norm) for norm in norms]
+    norms = [_last_norm(op) for op in ops]
+    maps = _maps_before_norm(ops, inputs, norms)
+    kinds = ["none" if norm is None else norm_kind(norm) for norm in norms]
     channels = maps[0].shape[1]
     running = [norm if kind == "running" else None for norm, kind in zip(norms, kinds, strict=True)]
     affine = any(norm is not None and norm.affine for norm in norms)
@@ -60,6 +59,26 @@ def fused_node(ops: Sequence[nn.Module], inputs: Sequence[Tensor], weights: Tens
         maps[0].numel() // channels,
     )
     return out.node
+
+
+def _maps_before_norm(
+    ops: Sequence[nn.Module],
+    inputs: Sequence[Tensor],
+    norms: Sequence[nn.BatchNorm2d | None],
+) -> list[Tensor]:
+    """What each op gives to its last norm, or gives out where it has none to absorb."""
+    plans = [None if norm is None else plan(op) for op, norm in zip(ops, norms, strict=True)]
+    native = [k for k, blocks in enumerate(plans) if blocks is not None]
+    results = iter(
+        run_plans([cast(list[Block], plans[k]) for k in native], [inputs[k] for k in native])
+    )
+    maps = []
+    for op, x, norm, blocks in zip(ops, inputs, norms, plans, strict=True):
+        if blocks is not None:
+            maps.append(next(results))
+        else:
+            maps.append(op(x) if norm is None else _raw(op, x))
+    return maps
 
 
 def _last_norm(op: nn.Module) -> nn.BatchNorm2d | None:
@@ -91,10 +110,6 @@ def _raw(op: nn.Module, x: Tensor) -> Tensor:
     for layer in list(op)[:-1]:
         x = layer(x)
     return x
-
-
-def _kind(norm: nn.BatchNorm2d) -> str:
-    return "batch" if norm.training or norm.running_mean is None else "running"
 
 
 def _stack(norms: Sequence[nn.BatchNorm2d | None], name: str, missing: Tensor) -> Tensor | None:

@@ -63,4 +63,17 @@ static inline void sum_over_positions(T* out, int64_t count, int64_t channels, i
   for (int64_t i = full * period; i < count; ++i) out[i % channels] += scalar(i, i % channels);
 }
 
+// Merges the moments of `size` more values into the running ones of `seen`: the pairwise update of
+// Chan, Golub and LeVeque, in double. Plain sums of squares in single precision lose the variance
+// when the mean is a thousand deviations away.
+static inline void merge_moments(double* mean, double* square, double seen, const double* more_mean,
+                                 const double* more_square, double size, int64_t channels) {
+  const double share = size / (seen + size);
+  for (int64_t c = 0; c < channels; ++c) {
+    const double delta = more_mean[c] - mean[c];
+    mean[c] += delta * share;
+    square[c] += more_square[c] + delta * delta * seen * share;
+  }
+}
+
 }  // namespace darts_fast::cpu::DARTS_CPU_CAPABILITY

@@ -78,8 +78,7 @@ static void node_sum_statistics(const NodeSumForward<T>& p, int64_t begin, int64
   }
 }
 
-// Chan, Golub and LeVeque's pairwise update, in double and in the order of the tiles: plain sums of
-// squares in single precision lose the variance when the mean is a thousand deviations away.
+// The moments of the tiles, merged in their order.
 template <typename T>
 static void node_sum_merge(const NodeSumForward<T>& p, int64_t begin, int64_t end) {
   const NodeSumShape& s = p.shape;
@@ -102,14 +101,8 @@ static void node_sum_merge(const NodeSumForward<T>& p, int64_t begin, int64_t en
     double seen = static_cast<double>(tile_size(s, 0));
     for (int64_t tile = 1; tile < tiles(s); ++tile) {
       const double size = static_cast<double>(tile_size(s, tile));
-      const double share = size / (seen + size);
-      const double* tile_mean = mean + tile * s.channels;
-      const double* tile_square = square + tile * s.channels;
-      for (int64_t c = 0; c < s.channels; ++c) {
-        const double delta = tile_mean[c] - mean[c];
-        mean[c] += delta * share;
-        square[c] += tile_square[c] + delta * delta * seen * share;
-      }
+      merge_moments(mean, square, seen, mean + tile * s.channels, square + tile * s.channels, size,
+                    s.channels);
       seen += size;
     }
     for (int64_t c = 0; c < s.channels; ++c) {

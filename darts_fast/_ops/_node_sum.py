@@ -1,20 +1,17 @@
 # SPDX-License-Identifier: Apache-2.0
-"""What torch must know about each native op besides its kernels: fake, autograd, autocast.
-
-Schemas and CPU kernels are registered by `darts_fast._C`; this file is private, the documented
-functions with argument checks are in `darts_fast.functional`.
-"""
+"""node_sum: fake kernels, autograd with its second derivative, autocast."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, cast
 
 import torch
 from torch import Tensor
 
 from darts_fast import _extension as _extension  # registers the schemas
 from darts_fast import reference
+from darts_fast._ops._replay import flags, second_derivative
 
 __all__ = ["node_sum", "node_sum_backward"]
 
@@ -86,7 +83,7 @@ def _node_sum_autograd(ctx: Any, grad_node: Tensor, *_: Tensor | None) -> tuple[
     *maps, weights, gamma, beta, mean, var, active = ctx.saved_tensors
     # needs_input_grad has one entry per argument, and for a list one per tensor.
     needs_maps, *needs = ctx.needs_input_grad[:4]
-    mask = [*_flags(needs_maps, len(maps)), *(bool(need) for need in needs)]
+    mask = [*flags(needs_maps, len(maps)), *(bool(need) for need in needs)]
     arguments = (maps, weights, gamma, beta, mean, var, ctx.norms, ctx.eps, ctx.groups, active)
     grad_maps, *grads = node_sum_backward(grad_node, *arguments, mask)
     terms = len(maps)
@@ -95,10 +92,6 @@ def _node_sum_autograd(ctx: Any, grad_node: Tensor, *_: Tensor | None) -> tuple[
         *(grad if mask[terms + i] else None for i, grad in enumerate(grads)),
         *(None,) * 6,
     )
-
-
-def _flags(needs: bool | Sequence[bool], length: int) -> list[bool]:
-    return [needs] * length if isinstance(needs, bool) else [bool(need) for need in needs]
 
 
 def _node_sum_backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -117,36 +110,26 @@ def _node_sum_backward_autograd(
     Batch statistics are functions of the maps there; the saved ones get no gradient of their own.
     """
     grad_node, *maps, weights, gamma, beta, mean, var, active = ctx.saved_tensors
-    arguments = [grad_node, *maps, weights, gamma, beta]
-    with torch.enable_grad():
-        leaves: list[Tensor] = [x.detach().requires_grad_() for x in arguments if x is not None]
-        present = iter(leaves)
-        g, *y = (next(present) for _ in range(1 + len(maps)))
-        w = next(present)
-        scale = None if gamma is None else next(present)
-        shift = None if beta is None else next(present)
-        node, _, _ = reference.node_sum(
-            y, w, scale, shift, mean[0], var[0], ctx.norms, ctx.eps, ctx.groups, active
-        )
-        first = iter(
-            torch.autograd.grad(node, leaves[1:], g, create_graph=True, materialize_grads=True)
-        )
-        outputs: list[Tensor] = []
-        factors: list[Tensor] = []
-        incoming = [*grad_grad_maps, *grad_grads]
-        for argument, wanted, factor in zip(arguments[1:], ctx.mask, incoming, strict=True):
-            grad = None if argument is None else next(first)
-            if wanted and grad is not None and factor is not None:
-                outputs.append(grad)
-                factors.append(factor)
-        second: Iterator[Tensor | None] = iter(
-            torch.autograd.grad(outputs, leaves, factors, allow_unused=True)
-            if outputs
-            else [None] * len(leaves)
-        )
-    grads = [None if x is None else next(second) for x in arguments]
     terms = len(maps)
-    return grads[0], list(grads[1 : terms + 1]), *grads[terms + 1 :], *(None,) * 7
+
+    def specification(arguments: list[Tensor | None]) -> list[Tensor]:
+        *y, w, scale, shift = arguments
+        node, _, _ = reference.node_sum(
+            cast(list[Tensor], y),
+            cast(Tensor, w),
+            *(scale, shift, mean[0], var[0]),
+            *(ctx.norms, ctx.eps, ctx.groups, active),
+        )
+        return [node]
+
+    (grad,), grads = second_derivative(
+        specification,
+        [grad_node],
+        [*maps, weights, gamma, beta],
+        ctx.mask,
+        [*grad_grad_maps, *grad_grads],
+    )
+    return grad, grads[:terms], *grads[terms:], *(None,) * 7
 
 
 torch.library.register_autograd(

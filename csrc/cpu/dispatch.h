@@ -1,0 +1,47 @@
+// SPDX-License-Identifier: Apache-2.0
+// Choosing a kernel table by capability, and running its phases in parallel.
+#pragma once
+
+#include <ATen/Parallel.h>
+
+#include <algorithm>
+#include <cstdint>
+
+#include "cpu/capability.h"
+
+// Inside namespace darts_fast::cpu: the table of the capability in use.
+#if defined(DARTS_X86_CAPABILITIES)
+#define DARTS_SELECT_TABLE(TABLE)                      \
+  (capability() == Capability::kAvx512 ? AVX512::TABLE \
+   : capability() == Capability::kAvx2 ? AVX2::TABLE   \
+                                       : DEFAULT::TABLE)
+#else
+#define DARTS_SELECT_TABLE(TABLE) (DEFAULT::TABLE)
+#endif
+
+namespace darts_fast::cpu {
+
+// Small phases stay on the calling thread: a parallel region costs more than they do.
+constexpr int64_t kGrainElements = 16384;
+
+inline int64_t grain_size(int64_t elements_per_item) {
+  return std::max<int64_t>(1, kGrainElements / std::max<int64_t>(1, elements_per_item));
+}
+
+template <typename Params>
+void run_phase(void (*phase)(const Params&, int64_t, int64_t), const Params& params, int64_t items,
+               int64_t elements_per_item) {
+  at::parallel_for(0, items, grain_size(elements_per_item),
+                   [&](int64_t begin, int64_t end) { phase(params, begin, end); });
+}
+
+// A phase that uses its thread's row of scratch memory.
+template <typename Params>
+void run_phase(void (*phase)(const Params&, int64_t, int64_t, int64_t), const Params& params,
+               int64_t items, int64_t elements_per_item) {
+  at::parallel_for(0, items, grain_size(elements_per_item), [&](int64_t begin, int64_t end) {
+    phase(params, begin, end, at::get_thread_num());
+  });
+}
+
+}  // namespace darts_fast::cpu
