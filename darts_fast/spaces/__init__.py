@@ -6,7 +6,6 @@ from darts_fast.spaces.genotype import (
     DARTS_V2,
     WELL_KNOWN,
     Genotype,
-    random_genotype,
     write_genotype,
 )
 from darts_fast.spaces.isomorphism import canonical_form
@@ -18,6 +17,7 @@ from darts_fast.spaces.nasbench201 import (
     unique_string,
 )
 from darts_fast.spaces.reading import make_genotype, read_genotype
+from darts_fast.spaces.sampling import random_genotype
 from darts_fast.spaces.space import SPACES, Space, get_space
 from darts_fast.spaces.tables import (
     DARTS_OPERATIONS,
