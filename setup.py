@@ -101,7 +101,12 @@ def extension() -> CppExtension:
     return kind(
         "darts_fast._C",
         sources,
-        depends=sorted(glob("csrc/**/*.h", recursive=True) + glob("csrc/cpu/kernels/*.cpp")),
+        # A source distribution carries all of them, whatever is built here.
+        depends=sorted(
+            glob("csrc/**/*.h", recursive=True)
+            + glob("csrc/cpu/kernels/*.cpp")
+            + glob("csrc/cuda/*")
+        ),
         include_dirs=[os.path.abspath("csrc")],
         define_macros=macros,
         extra_compile_args={"cxx": [*CXX_FLAGS, *WARNINGS], "nvcc": [*OPTIMISE, "-std=c++20"]},

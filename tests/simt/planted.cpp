@@ -1,0 +1,169 @@
+// SPDX-License-Identifier: Apache-2.0
+// Kernels with one planted bug each, and their correct twins: what the emulation must report, and
+// what it must not. Usage: planted CASE ORDER SEED; prints the result, or the error and exits 1.
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <exception>
+#include <string>
+#include <vector>
+
+#include "cuda/common.cuh"
+
+extern "C" void simt_set_order(int order, unsigned seed);
+
+namespace {
+
+using darts_fast::cuda::kWholeWarp;
+using darts_fast::cuda::launch;
+
+constexpr int kBlock = 96;
+
+enum Bug { kNone, kFirst, kSecond };
+
+// out = sum of `count` = kBlock elements, through shared memory. kFirst: no barrier between write
+// and read. With a larger count: reads behind the shared array.
+template <Bug bug>
+__global__ void block_sum(const float* x, float* out, int count) {
+  __shared__ float shared[kBlock];
+  const int thread = threadIdx.x;
+  shared[thread] = x[blockIdx.x * kBlock + thread];
+  if (bug != kFirst) __syncthreads();
+  if (thread != 0) return;
+  const float* from = shared;
+  float sum = 0;
+  for (int i = 0; i < count; ++i) {
+    sum += from[i];
+  }
+  out[blockIdx.x] = sum;
+}
+
+// out[i] = x[i ^ 31], through shared memory. kFirst: no __syncwarp.
+template <Bug bug>
+__global__ void warp_reverse(const float* x, float* out) {
+  __shared__ float shared[kBlock];
+  const int thread = threadIdx.x;
+  shared[thread] = x[thread];
+  if (bug != kFirst) __syncwarp();
+  out[thread] = shared[thread ^ 31];
+}
+
+// kFirst: half of the threads return before the barrier. kSecond: the two halves wait at two lines.
+template <Bug bug>
+__global__ void divergent(const float* x, float* out) {
+  const bool first = threadIdx.x < 32;
+  if (bug == kFirst && first) return;
+  if (bug == kSecond && first) {
+    __syncthreads();
+  } else {
+    __syncthreads();
+  }
+  out[threadIdx.x] = x[threadIdx.x];
+}
+
+// kFirst: lanes 17 and up have returned. kSecond: odd lanes are not in the mask that they pass.
+template <Bug bug>
+__global__ void shuffle(const float* x, float* out) {
+  const int thread = threadIdx.x;
+  if (bug == kFirst && thread % 32 >= 17) return;
+  const unsigned mask = bug == kSecond ? 0x55555555u : kWholeWarp;
+  out[thread] = __shfl_xor_sync(mask, x[thread], 1);
+}
+
+// The halves of a warp shuffle apart, each with its own mask. kFirst: with two masks that overlap.
+template <Bug bug>
+__global__ void half_warps(const float* x, float* out) {
+  const int thread = threadIdx.x;
+  const bool low = thread % 32 < 16;
+  const unsigned mask = low ? 0x0000ffffu : (bug == kFirst ? kWholeWarp : 0xffff0000u);
+  float sum = x[thread];
+  for (int offset = 8; offset > 0; offset /= 2) sum += __shfl_xor_sync(mask, sum, offset, 16);
+  out[thread] = sum;
+}
+
+// Every shuffle with a width: out = 1 where lanes got what hardware gives them.
+__global__ void shuffle_widths(float* out) {
+  const int lane = threadIdx.x % 32;
+  const int down = __shfl_down_sync(kWholeWarp, lane, 3, 8);
+  const int other = __shfl_xor_sync(kWholeWarp, lane, 5, 8);
+  const int outside = __shfl_xor_sync(kWholeWarp, lane, 8, 8);
+  const double from = __shfl_sync(kWholeWarp, lane + 0.5, 10, 8);
+  const bool good = down == (lane % 8 < 5 ? lane + 3 : lane) && other == (lane ^ 5) &&
+                    outside == lane && from == lane / 8 * 8 + 2 + 0.5;
+  out[threadIdx.x] = good ? 1.f : 0.f;
+}
+
+// kFirst: reads shared memory that nobody wrote.
+template <Bug bug>
+__global__ void unwritten(const float* x, float* out) {
+  __shared__ float shared[kBlock];
+  if (bug != kFirst || threadIdx.x > 0) shared[threadIdx.x] = x[threadIdx.x];
+  __syncthreads();
+  out[threadIdx.x] = shared[threadIdx.x];
+}
+
+// kFirst: one thread too many. kSecond: 128-bit loads from an address that is a float's.
+template <Bug bug>
+__global__ void copy(const float* x, float* out, int count) {
+  using darts_fast::cuda::Vec;
+  const int i = 4 * threadIdx.x;
+  if (i >= count + (bug == kFirst ? 4 : 0)) return;
+  const auto* from = reinterpret_cast<const Vec<float, 4>*>(x + i + (bug == kSecond ? 1 : 0));
+  *reinterpret_cast<Vec<float, 4>*>(out + i) = *from;
+}
+
+struct Parameters {
+  char bytes[4097];
+};
+__global__ void large_parameters(Parameters, float*) {}
+
+double run(const std::string& name) {
+  constexpr int count = 2 * kBlock;
+  // Powers of two of both signs: sums are exact in every order, and a missing one shows.
+  std::vector<float> x(count), out(count, 0.f);
+  for (int i = 0; i < count; ++i) x[i] = static_cast<float>((i % 7 + 1) * (i % 2 == 0 ? 1 : -2));
+  const float* in = x.data();
+  float* to = out.data();
+#define DARTS_CASE(NAME, GRID, BLOCK, KERNEL, ...) \
+  if (name == NAME) launch(NAME, KERNEL, GRID, BLOCK, nullptr, __VA_ARGS__)
+  DARTS_CASE("block_sum", 2, kBlock, block_sum<kNone>, in, to, kBlock);
+  DARTS_CASE("missing_barrier", 2, kBlock, block_sum<kFirst>, in, to, kBlock);
+  DARTS_CASE("shared_out_of_bounds", 2, kBlock, block_sum<kNone>, in, to, kBlock + 1);
+  DARTS_CASE("warp_reverse", 1, kBlock, warp_reverse<kNone>, in, to);
+  DARTS_CASE("missing_syncwarp", 1, kBlock, warp_reverse<kFirst>, in, to);
+  DARTS_CASE("barrier", 1, kBlock, divergent<kNone>, in, to);
+  DARTS_CASE("barrier_after_return", 1, kBlock, divergent<kFirst>, in, to);
+  DARTS_CASE("barrier_at_two_lines", 1, kBlock, divergent<kSecond>, in, to);
+  DARTS_CASE("shuffle", 1, kBlock, shuffle<kNone>, in, to);
+  DARTS_CASE("absent_lanes", 1, kBlock, shuffle<kFirst>, in, to);
+  DARTS_CASE("partial_warp", 1, kBlock - 4, shuffle<kNone>, in, to);
+  DARTS_CASE("lane_outside_its_mask", 1, kBlock, shuffle<kSecond>, in, to);
+  DARTS_CASE("half_warps", 1, kBlock, half_warps<kNone>, in, to);
+  DARTS_CASE("masks_that_differ", 1, kBlock, half_warps<kFirst>, in, to);
+  DARTS_CASE("shuffle_widths", 1, kBlock, shuffle_widths, to);
+  DARTS_CASE("written", 1, kBlock, unwritten<kNone>, in, to);
+  DARTS_CASE("unwritten", 1, kBlock, unwritten<kFirst>, in, to);
+  DARTS_CASE("copy", 1, kBlock, copy<kNone>, in, to, count);
+  DARTS_CASE("global_out_of_bounds", 1, kBlock, copy<kFirst>, in, to, count);
+  DARTS_CASE("misaligned", 1, kBlock, copy<kSecond>, in, to, count - 4);
+  DARTS_CASE("block_too_large", 1, 1025, shuffle_widths, to);
+  DARTS_CASE("grid_too_large", dim3(1, 65536), 32, shuffle_widths, to);
+  DARTS_CASE("parameters_too_large", 1, 32, large_parameters, Parameters(), to);
+#undef DARTS_CASE
+  double sum = 0;
+  for (int i = 0; i < count; ++i) sum += (i + 1) * static_cast<double>(out[i]);
+  return sum;
+}
+
+}  // namespace
+
+int main(int, char** arguments) {
+  simt_set_order(std::atoi(arguments[2]), static_cast<unsigned>(std::atoi(arguments[3])));
+  try {
+    std::printf("%.17g\n", run(arguments[1]));
+  } catch (const std::exception& error) {
+    std::fprintf(stderr, "%s\n", error.what());
+    return 1;
+  }
+  return 0;
+}

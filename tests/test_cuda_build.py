@@ -1,0 +1,59 @@
+# SPDX-License-Identifier: Apache-2.0
+"""What nvcc makes of the CUDA sources, and what a build with CUDA registers; without a device."""
+
+from __future__ import annotations
+
+import shutil
+
+import pytest
+import torch
+from simulator import ROOT, run_tool
+
+import darts_fast
+
+KERNELS = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+
+nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
+
+
+@nvcc
+@pytest.mark.parametrize("source", KERNELS, ids=lambda path: path.stem)
+def test_nvcc_finds_no_warning_and_no_spill(tmp_path, source):
+    architectures = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (80, 90)]
+    run_tool(
+        *("nvcc", "-std=c++20", "-O3", "-Icsrc", *architectures, "-Werror", "all-warnings"),
+        *("-Xcompiler", "-Wall,-Wextra,-Werror"),
+        *("-Xptxas", "-warn-spills,-warn-lmem-usage,-Werror"),
+        *("-c", source, "-o", tmp_path / "kernels.o"),
+    )
+
+
+@nvcc
+def test_sweeps_move_128_bits_at_a_time_in_their_own_precision(tmp_path):
+    source, assembly = ROOT / "csrc/cuda/node_sum_kernels.cu", tmp_path / "kernels.ptx"
+    run_tool("nvcc", "-std=c++20", "-Icsrc", "-arch=compute_80", "-ptx", source, "-o", assembly)
+    entries = assembly.read_text().split(".entry ")[1:]
+    for kernel in ("statistics", "combine", "reduce", "grad_maps"):
+        for suffix, vector in {"IfLi4E": "v4.f32", "IdLi2E": "v2.f64"}.items():
+            (body,) = (text for text in entries if f"node_sum_{kernel}{suffix}" in text[:200])
+            assert f"ld.global.{vector}" in body, kernel
+            if kernel in ("combine", "grad_maps"):
+                assert f"st.global.{vector}" in body, kernel
+            assert (".f64" in body) is (suffix == "IdLi2E"), kernel
+
+
+def test_kernel_files_include_neither_torch_nor_the_emulation():
+    allowed = {"cuda_runtime.h", "cstddef", "cstdint", "numeric", "sstream", "stdexcept", "string"}
+    sources = [*KERNELS, *(ROOT / "csrc/cuda").glob("*.cuh"), *(ROOT / "csrc/cuda").glob("*.h")]
+    assert len(sources) >= 4
+    for path in sources:
+        lines = [line for line in path.read_text().splitlines() if line.startswith("#include <")]
+        assert {line[10:-1] for line in lines} <= allowed, path.name
+
+
+@pytest.mark.skipif(not darts_fast._extension._C.with_cuda, reason="this build has no CUDA kernels")
+@pytest.mark.parametrize("name", ["node_sum", "node_sum_backward"])
+def test_a_build_with_cuda_registers_both_devices(name):
+    registered = torch._C._dispatch_dump(f"darts_fast::{name}").splitlines()
+    for key in ("CPU", "CUDA"):
+        assert any(line.startswith(f"{key}: registered at") for line in registered), key
