@@ -42,7 +42,7 @@ def node_sum(
             y = y_all[group * size : (group + 1) * size]
             mean, var = first.new_zeros(first.shape[1]), first.new_ones(first.shape[1])
             if active is not None:  # hides what an inactive map holds, infinities too
-                y = torch.where(active[group, k], y, 0.0)
+                y = torch.where(active[group, k].to(y.device), y, 0.0)
             if norms[k] == NORM_RUNNING:
                 assert running_mean is not None
                 assert running_var is not None
@@ -57,9 +57,9 @@ def node_sum(
                     y = y + _channels(beta[k])
             term = weights[group, k] * y
             if active is not None:
-                term = torch.where(active[group, k], term, 0.0)
+                term = torch.where(active[group, k].to(y.device), term, 0.0)
                 if norms[k] == NORM_BATCH:
-                    var = torch.where(active[group, k], var, 1.0)
+                    var = torch.where(active[group, k].to(y.device), var, 1.0)
             node = node + term
             means.append(mean.detach())
             variances.append(var.detach())
@@ -119,9 +119,10 @@ def conv_blocks(
             if y.numel() > 0:
                 out_mean, out_var = y.mean((0, 2, 3)), y.var((0, 2, 3), correction=0)
             if active is not None:
-                y = torch.where(active[group, b], y, 0.0)
-                out_mean = torch.where(active[group, b], out_mean, 0.0)
-                out_var = torch.where(active[group, b], out_var, 1.0)
+                runs = active[group, b].to(y.device)
+                y = torch.where(runs, y, 0.0)
+                out_mean = torch.where(runs, out_mean, 0.0)
+                out_var = torch.where(runs, out_var, 1.0)
             outputs[b].append(y)
             means.append(out_mean.detach())
             variances.append(out_var.detach())

@@ -105,9 +105,10 @@ def _show(rows: list[BenchRow], source: str) -> None:
 @click.command(context_settings=CONTEXT)
 @click.option("--show", metavar="FILE", help="Show this result instead of running anything.")
 @click.option("--json", "output", metavar="FILE", help="Where to keep the result.")
+@click.option("--threads", type=click.IntRange(min=1), help="[default: all processors]")
 @click.option("--select", metavar="EXPRESSION", help="Only the benchmarks that pytest -k selects.")
 @debug_option
-def bench(show: str | None, output: str | None, select: str | None) -> int:
+def bench(show: str | None, output: str | None, threads: int | None, select: str | None) -> int:
     """Time the kernels beside their rivals and print the ratios.
 
     Needs a checkout of the project with pytest and pytest-benchmark installed; --show does not.
@@ -124,6 +125,8 @@ def bench(show: str | None, output: str | None, select: str | None) -> int:
     with tempfile.TemporaryDirectory() as temporary:
         path = Path(output) if output is not None else Path(temporary) / "result.json"
         command = [sys.executable, "-m", "pytest", str(folder), f"--benchmark-json={path}"]
+        if threads is not None:
+            command.append(f"--threads={threads}")
         if select is not None:
             command += ["-k", select]
         status = subprocess.run(command, cwd=folder.parent, check=False).returncode
