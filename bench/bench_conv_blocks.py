@@ -41,7 +41,8 @@ class Case:
             )
             for kernel, dilation in KERNELS
         ).to(memory_format=layout)
-        self.grads = [torch.randn_like(self.x) for _ in KERNELS]
+        # Drawn before the layout, which would change the order of the draws.
+        self.grads = [torch.randn(self.x.shape).to(memory_format=layout) for _ in KERNELS]
         self.fused = rival == "fused"
 
     def forward(self) -> list[Tensor]:
