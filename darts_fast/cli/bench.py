@@ -99,7 +99,10 @@ def _show(rows: list[BenchRow], source: str) -> None:
             "-" if row.gflops is None else f"{row.gflops:.1f}",
             "-" if row.share_of_gemm is None else f"{row.share_of_gemm:.2f}",
         )
-    Console().print(table)
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=150)  # a file has no width to fit into
+    console.print(table)
 
 
 @click.command(context_settings=CONTEXT)
