@@ -44,13 +44,6 @@ struct NodeSumGradients {
   Tensor beta;
 };
 
-inline OptionalTensor check_parameter(const char* op, const char* name, const OptionalTensor& value,
-                                      const NodeSumShape& shape, const Tensor& like) {
-  if (!value.has_value()) return std::nullopt;
-  check_like(op, name, *value, {shape.terms, shape.channels}, like);
-  return value->contiguous();
-}
-
 inline NodeSumArguments check_node_sum(const char* op, at::TensorList maps, const Tensor& weights,
                                        const OptionalTensor& gamma, const OptionalTensor& beta,
                                        at::IntArrayRef norms, at::ArrayRef<double> eps,
@@ -78,8 +71,8 @@ inline NodeSumArguments check_node_sum(const char* op, at::TensorList maps, cons
   }
   check_like(op, "weights", weights, {groups, a.shape.terms}, first);
   a.weights = weights.contiguous();
-  a.gamma = check_parameter(op, "gamma", gamma, a.shape, first);
-  a.beta = check_parameter(op, "beta", beta, a.shape, first);
+  a.gamma = check_optional(op, "gamma", gamma, {a.shape.terms, a.shape.channels}, first);
+  a.beta = check_optional(op, "beta", beta, {a.shape.terms, a.shape.channels}, first);
   TORCH_CHECK_VALUE(static_cast<int64_t>(norms.size()) == a.shape.terms &&
                         static_cast<int64_t>(eps.size()) == a.shape.terms,
                     op, ": norms and eps must have one entry per map, got ", norms.size(), " and ",
@@ -92,18 +85,7 @@ inline NodeSumArguments check_node_sum(const char* op, at::TensorList maps, cons
     a.norms.push_back(static_cast<Norm>(norm));
   }
   a.eps = eps.vec();
-  if (active.has_value()) {
-    TORCH_CHECK_TYPE(active->scalar_type() == at::kBool && active->device().is_cpu(), op,
-                     ": active must be a bool tensor on the CPU, got ", active->scalar_type(),
-                     " on ", active->device());
-    TORCH_CHECK_VALUE(active->sizes() == weights.sizes(), op,
-                      ": active must have the shape of weights, ", weights.sizes(), ", got ",
-                      active->sizes());
-    a.active = active->contiguous();
-  } else {
-    a.active = at::empty({groups, a.shape.terms}, at::kBool);
-    a.active.fill_(true);
-  }
+  a.active = check_active(op, active, groups, a.shape.terms);
   return a;
 }
 
@@ -113,8 +95,10 @@ inline NodeSumOutputs allocate_outputs(const char* op, const NodeSumArguments& a
                                        const OptionalTensor& running_mean,
                                        const OptionalTensor& running_var) {
   const NodeSumShape& s = a.shape;
-  const auto given_mean = check_parameter(op, "running_mean", running_mean, s, a.maps[0]);
-  const auto given_var = check_parameter(op, "running_var", running_var, s, a.maps[0]);
+  const auto given_mean =
+      check_optional(op, "running_mean", running_mean, {s.terms, s.channels}, a.maps[0]);
+  const auto given_var =
+      check_optional(op, "running_var", running_var, {s.terms, s.channels}, a.maps[0]);
   const auto options = a.maps[0].options();
   NodeSumOutputs out;
   out.node = at::empty(a.maps[0].sizes(), options, at::MemoryFormat::ChannelsLast);

@@ -45,13 +45,6 @@ struct Arguments {
   Tensor active;
 };
 
-OptionalTensor check_optional(const char* op, const char* name, const OptionalTensor& value,
-                              at::IntArrayRef shape, const Tensor& like) {
-  if (!value.has_value()) return std::nullopt;
-  check_like(op, name, *value, shape, like);
-  return value->contiguous();
-}
-
 void check_branches(const char* op, Arguments& a, at::IntArrayRef sources, at::TensorList depthwise,
                     at::TensorList pointwise, at::IntArrayRef dilations) {
   ConvBlocksShape& s = a.shape;
@@ -126,19 +119,7 @@ Arguments check_arguments(const char* op, at::TensorList inputs, const OptionalT
   a.gamma = check_optional(op, "gamma", gamma, {s.sources, s.channels}, first);
   a.beta = check_optional(op, "beta", beta, {s.sources, s.channels}, first);
   a.eps = eps;
-  if (active.has_value()) {
-    TORCH_CHECK_TYPE(active->scalar_type() == at::kBool && active->device().is_cpu(), op,
-                     ": active must be a bool tensor on the CPU, got ", active->scalar_type(),
-                     " on ", active->device());
-    const std::vector<int64_t> shape = {groups, s.branches};
-    TORCH_CHECK_VALUE(active->sizes() == at::IntArrayRef(shape), op,
-                      ": active must have shape [groups, branches], ", shape, ", got ",
-                      active->sizes());
-    a.active = active->contiguous();
-  } else {
-    a.active = at::empty({groups, s.branches}, at::kBool);
-    a.active.fill_(true);
-  }
+  a.active = check_active(op, active, groups, s.branches);
   return a;
 }
 
