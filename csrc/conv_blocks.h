@@ -4,32 +4,24 @@
 
 #include <cstdint>
 
+#include "conv_block.h"
 #include "node_sum.h"
 
 namespace darts_fast {
 
-// One block: [batch norm ->] ReLU -> depthwise kernel x kernel -> pointwise, of input `source`.
-// kernel 0 leaves the depthwise convolution out.
+// [batch norm ->] ReLU -> convolution of input `source`.
 struct ConvBranch {
   int64_t source;
-  int64_t kernel;
-  int64_t dilation;
+  ConvBlock block;
 };
 
 // All inputs of a call have one shape, [G * N, H, W, C] with the channel innermost, and all outputs
 // another, [G * N, H', W', C'].
-struct ConvBlocksShape {
+struct ConvBlocksShape : BlockShape {
   int64_t groups;
   int64_t images;  // per group
   int64_t sources;
   int64_t branches;
-  int64_t channels;
-  int64_t out_channels;
-  int64_t height;
-  int64_t width;
-  int64_t out_height;
-  int64_t out_width;
-  int64_t stride;
 };
 
 // The batch norm in front of the ReLU, one per input; all null where there is none.
@@ -49,7 +41,7 @@ struct ConvBlocksForward {
   ConvBlocksNorm<T> norm;
   const ConvBranch* branches;  // [B]
   const T* const* inputs;      // [S] -> [G * N, H, W, C]
-  const T* const* depthwise;   // [B] -> [C, kernel, kernel], null without depthwise
+  const T* const* depthwise;   // [B] -> [C, kernel, kernel], null for a dense block
   const T* const* pointwise;   // [B] -> [C', C]
   const uint8_t* active;       // [G, B]: 0 = not computed, zeros
   T* packed;                   // scratch, one row of packed weights per branch
@@ -78,12 +70,10 @@ struct ConvBlocksBackward {
   int64_t packed_stride;
   T* scratch;
   int64_t scratch_stride;
-  bool want_weights;
-  T* partial_depthwise;  // [B, G * N, taps, C] of every image; null without want_weights
-  int64_t partial_depthwise_stride;  // elements per branch and image
-  T* partial_pointwise;              // [B, G * N, C, C']
-  double* partial_sums;              // [S, G * N, 2, C]: sum g, sum g * x^ behind the ReLU
-  double* sums;                      // [S, G, 2, C]
+  T* partial_weights;      // [B, G * N] rows of every image's weight gradients; null = not wanted
+  int64_t partial_stride;  // elements of a row
+  double* partial_sums;    // [S, G * N, 2, C]: sum g, sum g * x^ behind the ReLU
+  double* sums;            // [S, G, 2, C]
   // outputs; null = nobody asked
   T* const* grad_inputs;     // [S] -> [G * N, H, W, C]
   T* const* grad_depthwise;  // [B] -> [C, kernel, kernel]

@@ -69,7 +69,9 @@ void check_branches(const char* op, Arguments& a, at::IntArrayRef sources, at::T
     TORCH_CHECK_VALUE(kernel > 0 || s.stride == 1, op,
                       ": a branch without depthwise convolution needs stride 1, got ", s.stride);
     check_like(op, "pointwise", pointwise[b], {s.out_channels, s.channels, 1, 1}, a.inputs[0]);
-    a.branches.push_back({sources[b], kernel, dilations[b]});
+    a.branches.push_back({sources[b], kernel > 0
+                                          ? ConvBlock{ConvKind::kSeparable, kernel, dilations[b]}
+                                          : ConvBlock{ConvKind::kDense, 1, 1}});
     a.depthwise.push_back(depthwise[b].contiguous());
     a.pointwise.push_back(pointwise[b].contiguous());
   }
@@ -188,7 +190,7 @@ Forward conv_blocks(at::TensorList inputs, const OptionalTensor& mean, const Opt
   AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), op, [&] {
     const ConvBlocksKernels<scalar_t>& kernel = kernels<scalar_t>();
     ConvBlocksForward<scalar_t> p;
-    p.packed_stride = kernel.packed_size(s);
+    p.packed_stride = kernel.packed_size(s, a.branches.data());
     p.scratch_stride = kernel.forward_scratch(s, a.branches.data());
     Tensor packed = at::empty({s.branches, p.packed_stride}, options);
     Tensor scratch = at::empty({at::get_num_threads(), p.scratch_stride}, options);
@@ -265,13 +267,11 @@ Backward conv_blocks_backward(at::TensorList grad_outputs, c10::List<bool> arriv
   const bool want_norm = output_mask[s.sources] || output_mask[s.sources + 1];
   Tensor grad_gamma = wanted(s.sources, {s.sources, s.channels});
   Tensor grad_beta = wanted(s.sources + 1, {s.sources, s.channels});
-  int64_t taps = 1;
   for (int64_t b = 0; b < s.branches; ++b) {
     const int64_t index = s.sources + 2 + b;
     grad_depthwise.push_back(wanted(index, a.depthwise[b].sizes()));
     grad_pointwise.push_back(wanted(index + s.branches, a.pointwise[b].sizes()));
     want_weights = want_weights || output_mask[index] || output_mask[index + s.branches];
-    taps = std::max(taps, a.branches[b].kernel * a.branches[b].kernel);
   }
   AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), op, [&] {
     const ConvBlocksKernels<scalar_t>& kernel = kernels<scalar_t>();
@@ -283,15 +283,13 @@ Backward conv_blocks_backward(at::TensorList grad_outputs, c10::List<bool> arriv
         grad = at::empty(a.inputs[0].sizes(), options, kChannelsLast);
       }
     }
-    p.packed_stride = kernel.packed_size(s);
+    p.packed_stride = kernel.packed_size(s, a.branches.data());
     p.scratch_stride = kernel.backward_scratch(s, a.branches.data());
-    p.want_weights = want_weights;
-    p.partial_depthwise_stride = taps * s.channels;
-    const int64_t partials = want_weights ? s.branches * batch : 0;
+    p.partial_stride = kernel.partial_size(s, a.branches.data());
+    Tensor partial_weights =
+        at::empty({want_weights ? s.branches * batch : 0, p.partial_stride}, options);
     Tensor packed = at::empty({s.branches, p.packed_stride}, options);
     Tensor scratch = at::empty({at::get_num_threads(), p.scratch_stride}, options);
-    Tensor partial_depthwise = at::empty({partials, p.partial_depthwise_stride}, options);
-    Tensor partial_pointwise = at::empty({partials, s.channels * s.out_channels}, options);
     const auto double_options = options.dtype(at::kDouble);
     Tensor partial_sums = at::empty({s.sources, batch, 2, s.channels}, double_options);
     Tensor sums = at::empty({s.sources, groups, 2, s.channels}, double_options);
@@ -315,8 +313,7 @@ Backward conv_blocks_backward(at::TensorList grad_outputs, c10::List<bool> arriv
     p.active = active_pointer(a);
     p.packed = packed.data_ptr<scalar_t>();
     p.scratch = scratch.data_ptr<scalar_t>();
-    p.partial_depthwise = partial_depthwise.data_ptr<scalar_t>();
-    p.partial_pointwise = partial_pointwise.data_ptr<scalar_t>();
+    p.partial_weights = want_weights ? partial_weights.data_ptr<scalar_t>() : nullptr;
     p.partial_sums = partial_sums.data_ptr<double>();
     p.sums = sums.data_ptr<double>();
     p.grad_inputs = gx.data();
@@ -327,8 +324,7 @@ Backward conv_blocks_backward(at::TensorList grad_outputs, c10::List<bool> arriv
     run_phase(kernel.backward_pack, p, s.branches, p.packed_stride);
     run_phase(kernel.backward_run, p, batch * s.sources, item_work(s));
     if (want_weights) {
-      run_phase(kernel.weights, p, s.branches,
-                batch * (p.partial_depthwise_stride + s.channels * s.out_channels));
+      run_phase(kernel.weights, p, s.branches, batch * p.partial_stride);
     }
     if (a.norm != Norm::kNone) {
       run_phase(kernel.sums, p, s.sources, batch * s.channels);

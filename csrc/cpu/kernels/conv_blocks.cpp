@@ -8,10 +8,10 @@ namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
 template <typename T>
 static constexpr ConvBlocksKernels<T> make_kernels() {
-  return {conv_packed_size<T>,   conv_forward_scratch<T>, conv_backward_scratch<T>,
-          conv_forward_pack<T>,  conv_forward_run<T>,     conv_forward_merge<T>,
-          conv_backward_pack<T>, conv_backward_run<T>,    conv_backward_weights<T>,
-          conv_backward_sums<T>, conv_backward_norm<T>};
+  return {conv_packed_size<T>,      conv_forward_scratch<T>, conv_backward_scratch<T>,
+          conv_partial_size<T>,     conv_forward_pack<T>,    conv_forward_run<T>,
+          conv_forward_merge<T>,    conv_backward_pack<T>,   conv_backward_run<T>,
+          conv_backward_weights<T>, conv_backward_sums<T>,   conv_backward_norm<T>};
 }
 
 const ConvBlocksKernels<float> conv_blocks_kernels_float = make_kernels<float>();

@@ -13,10 +13,12 @@ namespace darts_fast::cpu {
 // memory.
 template <typename T>
 struct ConvBlocksKernels {
-  // Elements of a branch's packed weights and of a thread's scratch memory.
-  int64_t (*packed_size)(const ConvBlocksShape& shape);
+  // Elements of a branch's packed weights, of a thread's scratch memory, and of a branch's and
+  // image's weight gradients.
+  int64_t (*packed_size)(const ConvBlocksShape& shape, const ConvBranch* branches);
   int64_t (*forward_scratch)(const ConvBlocksShape& shape, const ConvBranch* branches);
   int64_t (*backward_scratch)(const ConvBlocksShape& shape, const ConvBranch* branches);
+  int64_t (*partial_size)(const ConvBlocksShape& shape, const ConvBranch* branches);
   // Forward.                                                                          item
   void (*pack)(const ConvBlocksForward<T>& p, int64_t begin, int64_t end);  // branch
   void (*run)(const ConvBlocksForward<T>& p, int64_t begin, int64_t end, int64_t thread);

@@ -1,86 +1,90 @@
 // SPDX-License-Identifier: Apache-2.0
-// A branch's weights in the order in which the inner loops read them.
+// A block's weights in the order in which the inner loops read them.
 #pragma once
 
-#include <cmath>
-
 #include "cpu/kernels/conv_tile.h"
+#include "cpu/kernels/pointwise_rows.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
-constexpr int64_t kMaxTaps = 49;
-
-// One row of `packed`: depthwise [taps, period], the same with the taps reversed, pointwise
-// [C, vectors of C'], its transpose [C', vectors of C].
+// Of one block: depthwise [taps, period] (kSeparable), matrices [dense taps, C, row of C'] and
+// their transposes [dense taps, C', row of C], rows being whole vectors.
 template <typename T>
-struct PackedBranch {
-  T* depthwise;
-  T* reversed;
-  T* pointwise;
-  T* transposed;
+struct PackedBlock {
+  const T* depthwise;
+  const T* matrices;
+  const T* transposed;
+  int64_t matrix;      // elements of one matrix
+  int64_t transpose;   // elements of one transpose
+  int64_t row;         // of a matrix
+  int64_t back_row;    // of a transpose
+  int64_t dense_taps;  // matrices
 };
 
 template <typename T>
-static inline int64_t vectors_of(int64_t channels) {
-  return (channels + kLanes<T> - 1) / kLanes<T>;
+static PackedBlock<T> packed_block(const BlockShape& s, const ConvBlock& block, const T* packed) {
+  PackedBlock<T> p;
+  const bool separable = block.kind == ConvKind::kSeparable;
+  p.dense_taps = separable ? 1 : block_taps(block);
+  p.row = vectors_of<T>(s.out_channels) * kLanes<T>;
+  p.back_row = vectors_of<T>(s.channels) * kLanes<T>;
+  p.matrix = s.channels * p.row;
+  p.transpose = s.out_channels * p.back_row;
+  p.depthwise = packed;
+  p.matrices = packed + (separable ? block_taps(block) * pattern_period<T>(s.channels) : 0);
+  p.transposed = p.matrices + p.dense_taps * p.matrix;
+  return p;
 }
 
 template <typename T>
-static int64_t conv_packed_size(const ConvBlocksShape& s) {
-  const int64_t period = pattern_period<T>(s.channels);
-  return 2 * kMaxTaps * period + s.channels * vectors_of<T>(s.out_channels) * kLanes<T> +
-         s.out_channels * vectors_of<T>(s.channels) * kLanes<T>;
+static int64_t packed_block_size(const BlockShape& s, const ConvBlock& block) {
+  const PackedBlock<T> p = packed_block<T>(s, block, nullptr);
+  return round_up(p.transposed - p.depthwise + p.dense_taps * p.transpose, 64);
 }
 
+// Element (co, ci) of the matrix of a dense tap. `second` is the factorized reduce's other half.
 template <typename T>
-static inline PackedBranch<T> packed_branch(const ConvBlocksShape& s, T* packed, int64_t stride,
-                                            int64_t branch) {
-  const int64_t taps = kMaxTaps * pattern_period<T>(s.channels);
-  T* row = packed + branch * stride;
-  T* pointwise = row + 2 * taps;
-  return {row, row + taps, pointwise,
-          pointwise + s.channels * vectors_of<T>(s.out_channels) * kLanes<T>};
-}
-
-template <typename T>
-static void pack_branch(const ConvBlocksShape& s, const ConvBranch& branch, const T* depthwise,
-                        const T* pointwise, PackedBranch<T> to) {
-  const int64_t period = pattern_period<T>(s.channels);
-  const int64_t taps = branch_taps(branch);
-  for (int64_t t = 0; t < taps; ++t) {
-    const auto weight = [&](int64_t c) { return depthwise[c * taps + t]; };
-    expand_pattern(to.depthwise + t * period, s.channels, period, weight);
-    expand_pattern(to.reversed + (taps - 1 - t) * period, s.channels, period, weight);
+static inline T matrix_element(const BlockShape& s, const ConvBlock& block, const T* first,
+                               const T* second, int64_t tap, int64_t co, int64_t ci) {
+  if (block.kind == ConvKind::kReduce) {
+    const int64_t half = s.out_channels / 2;
+    if ((co < half) != (tap == 0)) return T(0);
+    return tap == 0 ? first[co * s.channels + ci] : second[(co - half) * s.channels + ci];
   }
-  const int64_t row = vectors_of<T>(s.out_channels) * kLanes<T>;
-  for (int64_t ci = 0; ci < s.channels; ++ci) {
-    for (int64_t co = 0; co < row; ++co) {
-      to.pointwise[ci * row + co] = co < s.out_channels ? pointwise[co * s.channels + ci] : T(0);
+  if (block.kind == ConvKind::kDense) {
+    return first[(co * s.channels + ci) * block_taps(block) + tap];
+  }
+  return second[co * s.channels + ci];
+}
+
+// first, second: depthwise [C, k, k] and pointwise [C', C] (kSeparable), the weight [C', C, k, k]
+// (kDense), both halves [C' / 2, C] (kReduce).
+template <typename T>
+static void pack_block(const BlockShape& s, const ConvBlock& block, const T* first, const T* second,
+                       T* packed) {
+  const PackedBlock<T> p = packed_block<T>(s, block, packed);
+  const int64_t period = pattern_period<T>(s.channels);
+  const int64_t taps = block_taps(block);
+  for (int64_t t = 0; block.kind == ConvKind::kSeparable && t < taps; ++t) {
+    expand_pattern(packed + t * period, s.channels, period,
+                   [&](int64_t c) { return first[c * taps + t]; });
+  }
+  T* matrices = packed + (p.matrices - p.depthwise);
+  T* transposed = packed + (p.transposed - p.depthwise);
+  for (int64_t t = 0; t < p.dense_taps; ++t) {
+    for (int64_t ci = 0; ci < s.channels; ++ci) {
+      T* to = matrices + t * p.matrix + ci * p.row;
+      for (int64_t co = 0; co < p.row; ++co) {
+        to[co] = co < s.out_channels ? matrix_element(s, block, first, second, t, co, ci) : T(0);
+      }
+    }
+    for (int64_t co = 0; co < s.out_channels; ++co) {
+      T* to = transposed + t * p.transpose + co * p.back_row;
+      for (int64_t ci = 0; ci < p.back_row; ++ci) {
+        to[ci] = ci < s.channels ? matrix_element(s, block, first, second, t, co, ci) : T(0);
+      }
     }
   }
-  const int64_t back = vectors_of<T>(s.channels) * kLanes<T>;
-  for (int64_t co = 0; co < s.out_channels; ++co) {
-    for (int64_t ci = 0; ci < back; ++ci) {
-      to.transposed[co * back + ci] = ci < s.channels ? pointwise[co * s.channels + ci] : T(0);
-    }
-  }
-}
-
-// center, scale, shift [C] of one input and group, in the caller's scratch of 3 C elements.
-template <typename T>
-static InputNorm<T> input_norm(const ConvBlocksShape& s, const ConvBlocksNorm<T>& norm,
-                               int64_t source, int64_t group, T* scratch) {
-  const int64_t channels = s.channels;
-  const T* var = norm.var + (source * s.groups + group) * channels;
-  T* scale = scratch + channels;
-  T* shift = scale + channels;
-  for (int64_t c = 0; c < channels; ++c) {
-    scratch[c] = norm.mean[(source * s.groups + group) * channels + c];
-    const double gamma = norm.gamma == nullptr ? 1.0 : norm.gamma[source * channels + c];
-    scale[c] = static_cast<T>(gamma / std::sqrt(var[c] + norm.eps));
-    shift[c] = norm.beta == nullptr ? T(0) : norm.beta[source * channels + c];
-  }
-  return {scratch, scale, shift};
 }
 
 }  // namespace darts_fast::cpu::DARTS_CPU_CAPABILITY

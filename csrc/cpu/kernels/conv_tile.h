@@ -1,15 +1,16 @@
 // SPDX-License-Identifier: Apache-2.0
 // One image in a thread's scratch memory: padded, behind its ReLU, and at stride 2 cut into even
-// and odd columns, so that every tap of a depthwise convolution reads a row of outputs in one
-// stretch.
+// and odd columns, so that every tap of a convolution reads a row of outputs in one stretch.
 #pragma once
 
 #include "conv_blocks.h"
 #include "cpu/kernels/channel_pattern.h"
+#include "cpu/kernels/depthwise_rows.h"
+#include "cpu/kernels/scratch.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
-struct ConvTile {
+struct Tile {
   int64_t pad;
   int64_t columns;    // of a plane
   int64_t row;        // elements from one row to the next
@@ -18,57 +19,86 @@ struct ConvTile {
   int64_t out_count;  // elements of a row of depthwise outputs, rounded up to whole patterns
 };
 
-static inline int64_t round_up(int64_t value, int64_t unit) {
-  return (value + unit - 1) / unit * unit;
+// How far a block's taps reach; sizes round up at stride 2.
+static inline int64_t block_pad(const ConvBlock& block) {
+  return block.kind == ConvKind::kReduce ? 0 : block.dilation * (block.kernel - 1) / 2;
 }
 
-// The padding of "same" convolution; output sizes round up at stride 2.
-static inline int64_t branch_pad(const ConvBranch& branch) {
-  return branch.kernel == 0 ? 0 : branch.dilation * (branch.kernel - 1) / 2;
+static inline int64_t block_taps(const ConvBlock& block) {
+  return block.kind == ConvKind::kReduce ? 2 : block.kernel * block.kernel;
 }
 
-static inline int64_t branch_taps(const ConvBranch& branch) {
-  return branch.kernel * branch.kernel;
+// Displacement of a tap's input from the place of its output. The factorized reduce is the dense
+// convolution of the two taps (0, 0) and (1, 1).
+static inline int64_t tap_row(const ConvBlock& block, int64_t tap) {
+  if (block.kind == ConvKind::kReduce) return tap;
+  return tap / block.kernel * block.dilation - block_pad(block);
 }
 
-static inline ConvTile make_tile(const ConvBlocksShape& s, const ConvBranch* branches,
-                                 int64_t period) {
-  ConvTile t;
-  t.pad = 0;
-  for (int64_t b = 0; b < s.branches; ++b) {
-    const int64_t pad = branch_pad(branches[b]);
-    if (pad > t.pad) t.pad = pad;
-  }
-  t.columns = (s.width + 2 * t.pad + s.stride - 1) / s.stride;
+static inline int64_t tap_column(const ConvBlock& block, int64_t tap) {
+  if (block.kind == ConvKind::kReduce) return tap;
+  return tap % block.kernel * block.dilation - block_pad(block);
+}
+
+// `pad` is the largest reach of the blocks that read the tile.
+static inline Tile make_tile(const BlockShape& s, int64_t pad, int64_t period) {
+  Tile t;
+  t.pad = pad;
+  t.columns = (s.width + 2 * pad + s.stride - 1) / s.stride;
   t.row = t.columns * s.channels;
-  t.plane = (s.height + 2 * t.pad) * t.row;
+  t.plane = (s.height + 2 * pad) * t.row;
   t.out_count = round_up(s.out_width * s.channels, period);
-  t.size = round_up(s.stride * t.plane + t.out_count + period, 16);
+  t.size = s.stride * t.plane + t.out_count + 2 * period;
   return t;
 }
 
 // Where the pixel (h, w) of the image, or of the padding around it, stands in the tile.
-static inline int64_t tile_offset(const ConvBlocksShape& s, const ConvTile& t, int64_t h,
-                                  int64_t w) {
+static inline int64_t tile_offset(const BlockShape& s, const Tile& t, int64_t h, int64_t w) {
   const int64_t column = w + t.pad;
   return column % s.stride * t.plane + (h + t.pad) * t.row + column / s.stride * s.channels;
 }
 
-// offsets[tap] from the start of the tile for the output (0, 0); the output row h adds
-// h * stride * tile.row.
-static inline void tap_offsets(const ConvBlocksShape& s, const ConvTile& t,
-                               const ConvBranch& branch, int64_t* offsets) {
-  const int64_t pad = branch_pad(branch);
-  for (int64_t ky = 0; ky < branch.kernel; ++ky) {
-    for (int64_t kx = 0; kx < branch.kernel; ++kx) {
-      offsets[ky * branch.kernel + kx] =
-          tile_offset(s, t, ky * branch.dilation - pad, kx * branch.dilation - pad);
-    }
+// Taps from the start of the tile for the output (0, 0); the output row h adds
+// h * stride * tile.row. Weights of a tap stand `weights` elements apart.
+static inline void tile_taps(const BlockShape& s, const Tile& t, const ConvBlock& block,
+                             int64_t weights, Tap* taps) {
+  for (int64_t i = 0; i < block_taps(block); ++i) {
+    taps[i] = {tile_offset(s, t, tap_row(block, i), tap_column(block, i)), i * weights};
   }
 }
 
-// Per-channel coefficients of the batch norm in front of the ReLU: x -> (x - center) * scale +
-// shift.
+// The gradient of a block's inner maps in scratch memory, padded for the gradient of the input,
+// which is gathered from it.
+static inline Tile make_grad_tile(const BlockShape& s, int64_t pad, int64_t channels,
+                                  int64_t period) {
+  Tile t;
+  t.pad = s.stride == 1 ? pad : pad / 2 + 1;
+  t.columns = s.out_width + 2 * t.pad;
+  t.row = t.columns * channels;
+  t.plane = (s.out_height + 2 * t.pad) * t.row;
+  t.out_count = round_up((s.width + s.stride - 1) / s.stride * channels, period);
+  t.size = t.plane + t.out_count + 2 * period;
+  return t;
+}
+
+// The taps that reach the input pixels (stride h' + row, stride w' + column), from the place of
+// (h', w') = (0, 0) in the grad tile; returns how many.
+static inline int64_t gather_taps(const BlockShape& s, const Tile& t, int64_t channels,
+                                  const ConvBlock& block, int64_t weights, int64_t row,
+                                  int64_t column, Tap* taps) {
+  int64_t count = 0;
+  for (int64_t i = 0; i < block_taps(block); ++i) {
+    const int64_t h = row - tap_row(block, i);
+    const int64_t w = column - tap_column(block, i);
+    if (h % s.stride != 0 || w % s.stride != 0) continue;
+    taps[count++] = {(h / s.stride + t.pad) * t.row + (w / s.stride + t.pad) * channels,
+                     i * weights};
+  }
+  return count;
+}
+
+// Per-channel coefficients of the batch norm in front of the ReLU, as patterns:
+// x -> (x - center) * scale + shift.
 template <typename T>
 struct InputNorm {
   const T* center;
@@ -76,22 +106,52 @@ struct InputNorm {
   const T* shift;
 };
 
-// Fills the interior; the padding keeps the zeros it was given when the scratch was cleared.
 template <typename T>
-static void load_tile(const ConvBlocksShape& s, const ConvTile& t, const T* image,
+static inline Vec<T> rectified(Vec<T> x) {
+  return x < Vec<T>{} ? Vec<T>{} : x;  // NaN stays
+}
+
+// Fills a row of pixels of the interior from `count` elements: ReLU, behind the norm if there is
+// one.
+template <typename T>
+static inline void load_tile_row(const T* x, int64_t count, int64_t period,
+                                 const InputNorm<T>* norm, T* to) {
+  const int64_t whole = count / period * period;
+  for (int64_t lane = 0; lane < period && whole > 0; lane += kLanes<T>) {
+    if (norm == nullptr) {
+      for (int64_t i = lane; i < whole; i += period) store(to + i, rectified<T>(load(x + i)));
+      continue;
+    }
+    const Vec<T> center = load(norm->center + lane), scale = load(norm->scale + lane);
+    const Vec<T> shift = load(norm->shift + lane);
+    for (int64_t i = lane; i < whole; i += period) {
+      store(to + i, rectified<T>((load(x + i) - center) * scale + shift));
+    }
+  }
+  for (int64_t i = whole; i < count; ++i) {
+    const int64_t c = i - whole;
+    const T v = norm == nullptr ? x[i] : (x[i] - norm->center[c]) * norm->scale[c] + norm->shift[c];
+    to[i] = v < T(0) ? T(0) : v;
+  }
+}
+
+// Fills the interior of the tile; the padding keeps the zeros it was given when it was cleared.
+template <typename T>
+static void load_tile(const BlockShape& s, const Tile& t, const T* image, int64_t period,
                       const InputNorm<T>* norm, T* tile) {
-  const int64_t channels = s.channels;
+  const int64_t row = s.width * s.channels;
   for (int64_t h = 0; h < s.height; ++h) {
+    const T* x = image + h * row;
+    if (s.stride == 1) {
+      load_tile_row(x, row, period, norm, tile + tile_offset(s, t, h, 0));
+      continue;
+    }
     for (int64_t w = 0; w < s.width; ++w) {
-      const T* __restrict__ x = image + (h * s.width + w) * channels;
-      T* __restrict__ to = tile + tile_offset(s, t, h, w);
-      if (norm == nullptr) {
-        for (int64_t c = 0; c < channels; ++c) to[c] = x[c] < T(0) ? T(0) : x[c];
-      } else {
-        for (int64_t c = 0; c < channels; ++c) {
-          const T v = (x[c] - norm->center[c]) * norm->scale[c] + norm->shift[c];
-          to[c] = v < T(0) ? T(0) : v;
-        }
+      T* to = tile + tile_offset(s, t, h, w);
+      for (int64_t c = 0; c < s.channels; ++c) {
+        T v = x[w * s.channels + c];
+        if (norm != nullptr) v = (v - norm->center[c]) * norm->scale[c] + norm->shift[c];
+        to[c] = v < T(0) ? T(0) : v;
       }
     }
   }

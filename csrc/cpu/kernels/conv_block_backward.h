@@ -1,0 +1,253 @@
+// SPDX-License-Identifier: Apache-2.0
+// Backward of one convolution block of one image, g = dL/dy:
+//   d = depthwise(tile) again, strip by strip (it was not stored)
+//   dL/d matrix[ci, co] = sum_p d[p, ci] g[p, co]
+//   gd = matrix^T g, into a padded tile
+//   dL/d depthwise[t, c] = sum_p gd[p, c] tile[p + t, c]
+//   dL/d tile[q, c] = sum_t depthwise[t, c] gd[q - t, c]
+// A dense block has g itself in the padded tile, and the matrices of its taps. At stride 2 the
+// input gradient is gathered for each parity of rows and columns from the taps that reach it.
+#pragma once
+
+#include "cpu/kernels/conv_block_forward.h"
+
+namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
+
+// Gradients of one block, summed over images; pointers of the caller's.
+template <typename T>
+struct BlockGradients {
+  T* depthwise;  // [taps, period], lanes to be folded to channels
+  T* matrices;   // [dense taps, C, row], lanes behind C' hold nothing of use
+};
+
+template <typename T>
+static int64_t depthwise_grad_size(const BlockShape& s, const ConvBlock& block) {
+  return block.kind == ConvKind::kSeparable
+             ? round_up(block_taps(block) * pattern_period<T>(s.channels), 16)
+             : 0;
+}
+
+template <typename T>
+static int64_t block_grad_size(const BlockShape& s, const ConvBlock& block) {
+  const PackedBlock<T> p = packed_block<T>(s, block, nullptr);
+  return round_up(depthwise_grad_size<T>(s, block) + p.dense_taps * p.matrix, 64);
+}
+
+template <typename T>
+static BlockGradients<T> block_gradients(const BlockShape& s, const ConvBlock& block, T* at) {
+  return {at, at + depthwise_grad_size<T>(s, block)};
+}
+
+template <typename T>
+struct BlockBackwardScratch {
+  T* depthwise;  // a strip of depthwise outputs
+  T* grad;       // a strip of g
+  T* grad_tile;  // gd or g, padded with zeros
+};
+
+template <typename T>
+static Tile largest_grad_tile(const BlockShape& s, int64_t pad) {
+  const int64_t most = s.channels > s.out_channels ? s.channels : s.out_channels;
+  return make_grad_tile(s, pad, most, pattern_period<T>(s.channels));
+}
+
+template <typename T>
+static BlockBackwardScratch<T> block_backward_scratch(const BlockShape& s, int64_t pad,
+                                                      Scratch<T>* scratch) {
+  const int64_t period = pattern_period<T>(s.channels);
+  const int64_t rows = strip_rows(s, period);
+  BlockBackwardScratch<T> parts;
+  parts.depthwise = scratch->take(rows * round_up(s.out_width * s.channels, period) + kLanes<T>);
+  parts.grad = scratch->take(rows * s.out_width * s.out_channels + kLanes<T>);
+  parts.grad_tile = scratch->take(largest_grad_tile<T>(s, pad).size);
+  return parts;
+}
+
+// The sum of input gradients over a tile's blocks, before the mask of the ReLU: column planes as
+// the tile has them, rows of whole patterns.
+static inline int64_t grad_sum_row(const BlockShape& s, int64_t period) {
+  return round_up((s.width + s.stride - 1) / s.stride * s.channels, period);
+}
+
+static inline int64_t grad_sum_size(const BlockShape& s, int64_t period) {
+  return s.stride * s.height * grad_sum_row(s, period) + period;
+}
+
+// grad_sum += what the grad tile gives to the input.
+template <typename T>
+static void gather_input_gradient(const BlockShape& s, const Tile& grad_tile,
+                                  const ConvBlock& block, const PackedBlock<T>& packed,
+                                  const T* gradients, T* grad_sum) {
+  const int64_t period = pattern_period<T>(s.channels);
+  const bool separable = block.kind == ConvKind::kSeparable;
+  const int64_t sum_row = grad_sum_row(s, period);
+  Tap taps[kMaxTaps];
+  for (int64_t row = 0; row < s.stride; ++row) {
+    for (int64_t column = 0; column < s.stride; ++column) {
+      const int64_t pixels = (s.width - column + s.stride - 1) / s.stride;
+      const int64_t count =
+          separable ? gather_taps(s, grad_tile, s.channels, block, period, row, column, taps)
+                    : gather_taps(s, grad_tile, s.out_channels, block, packed.transpose, row,
+                                  column, taps);
+      if (count == 0 || pixels < 1) continue;
+      T* plane = grad_sum + column * s.height * sum_row;
+      for (int64_t h = row; h < s.height; h += s.stride) {
+        const T* from = gradients + h / s.stride * grad_tile.row;
+        T* to = plane + h * sum_row;
+        if (separable) {
+          depthwise_row(from, taps, count, packed.depthwise, period,
+                        round_up(pixels * s.channels, period), to, true);
+        } else {
+          pointwise_rows<T>({from, s.out_channels, taps, count, s.out_channels, packed.transposed,
+                             packed.back_row, to, s.channels, s.channels, true},
+                            pixels, nullptr);
+        }
+      }
+    }
+  }
+}
+
+// `grad_rows(h, rows, to)` writes rows of g [rows * W', C'] back to back. Weight gradients are
+// added to `grads` unless null, the input gradient to `grad_sum` unless null.
+template <typename T, typename GradRows>
+static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
+                           const ConvBlock& block, const PackedBlock<T>& packed, const T* image,
+                           const BlockBackwardScratch<T>& scratch, const BlockGradients<T>* grads,
+                           T* grad_sum, GradRows grad_rows) {
+  const int64_t period = pattern_period<T>(s.channels);
+  const bool separable = block.kind == ConvKind::kSeparable;
+  const int64_t strip = separable ? strip_rows(s, period) : 1;
+  const int64_t in_tile = separable ? s.channels : s.out_channels;
+  const Tile grad_tile = make_grad_tile(s, pad, in_tile, period);
+  T* const interior = scratch.grad_tile + grad_tile.pad * (grad_tile.row + in_tile);
+  if (s.channels != s.out_channels) {  // another block's rows may stand in this one's padding
+    std::memset(scratch.grad_tile, 0, grad_tile.size * sizeof(T));
+  }
+  Tap taps[kMaxTaps];
+  tile_taps(s, tile, block, separable ? period : packed.matrix, taps);
+  const Tap first = {0, 0};
+  for (int64_t h = 0; h < s.out_height; h += strip) {
+    const int64_t height = strip < s.out_height - h ? strip : s.out_height - h;
+    T* const tile_row = interior + h * grad_tile.row;
+    if (!separable) {
+      grad_rows(h, height, tile_row);
+      continue;
+    }
+    grad_rows(h, height, scratch.grad);
+    if (grads != nullptr) {
+      for (int64_t i = 0; i < height; ++i) {
+        depthwise_row(image + (h + i) * s.stride * tile.row, taps, block_taps(block),
+                      packed.depthwise, period, tile.out_count,
+                      scratch.depthwise + i * tile.out_count, false);
+      }
+      pointwise_grad<T>({scratch.depthwise, 0, s.channels, scratch.grad, 0, s.out_channels, 1,
+                         height * s.out_width},
+                        s.channels, packed.row, grads->matrices);
+    }
+    for (int64_t i = 0; i < height; ++i) {
+      pointwise_rows<T>({scratch.grad + i * s.out_width * s.out_channels, s.out_channels, &first, 1,
+                         s.out_channels, packed.transposed, packed.back_row,
+                         tile_row + i * grad_tile.row, s.channels, s.channels, false},
+                        s.out_width, nullptr);
+    }
+  }
+  if (grads != nullptr && separable) {
+    depthwise_grad<T>({image, s.stride * tile.row, interior, grad_tile.row, s.out_height,
+                       s.out_width * s.channels},
+                      taps, block_taps(block), period, grads->depthwise);
+  }
+  for (int64_t t = 0; grads != nullptr && !separable && t < packed.dense_taps; ++t) {
+    pointwise_grad<T>({image + taps[t].input, s.stride * tile.row, s.channels, interior,
+                       grad_tile.row, s.out_channels, s.out_height, s.out_width},
+                      s.channels, packed.row, grads->matrices + t * packed.matrix);
+  }
+  if (grad_sum != nullptr) {
+    gather_input_gradient(s, grad_tile, block, packed, scratch.grad_tile, grad_sum);
+  }
+}
+
+// Sums rows of partial gradients in their order, in double: for every run of kRun elements
+// write(first element, sums, how many). `counts(r)` says whether a row was written.
+template <typename T, typename Counts, typename Write>
+static inline void sum_partial_rows(const T* partial, int64_t stride, int64_t rows, int64_t size,
+                                    Counts counts, Write write) {
+  constexpr int64_t kRun = 64;
+  for (int64_t first = 0; first < size; first += kRun) {
+    const int64_t run = size - first < kRun ? size - first : kRun;
+    double sums[kRun] = {};
+    for (int64_t r = 0; r < rows; ++r) {
+      if (!counts(r)) continue;
+      const T* from = partial + r * stride + first;
+      for (int64_t i = 0; i < run; ++i) sums[i] += from[i];
+    }
+    write(first, sums, run);
+  }
+}
+
+// The weight gradients of a block, in the layout of its weights (pack_block), from `rows` rows of
+// BlockGradients; a null output is one that nobody asked for.
+template <typename T, typename Counts>
+static void sum_block_gradients(const BlockShape& s, const ConvBlock& block, const T* partial,
+                                int64_t stride, int64_t rows, Counts counts, T* first, T* second) {
+  const PackedBlock<T> p = packed_block<T>(s, block, nullptr);
+  const int64_t period = pattern_period<T>(s.channels);
+  const int64_t taps = block_taps(block);
+  const int64_t inputs = s.channels;
+  if (block.kind == ConvKind::kSeparable && first != nullptr) {
+    for (int64_t i = 0; i < inputs * taps; ++i) first[i] = T(0);
+    sum_partial_rows(partial, stride, rows, taps * period, counts,
+                     [&](int64_t at, const double* sums, int64_t run) {
+                       for (int64_t i = 0; i < run; ++i) {
+                         const int64_t tap = (at + i) / period, c = (at + i) % period % inputs;
+                         first[c * taps + tap] += static_cast<T>(sums[i]);
+                       }
+                     });
+  }
+  const T* matrices = partial + depthwise_grad_size<T>(s, block);
+  sum_partial_rows(matrices, stride, rows, p.dense_taps * p.matrix, counts,
+                   [&](int64_t at, const double* sums, int64_t run) {
+                     for (int64_t i = 0; i < run; ++i) {
+                       const int64_t tap = (at + i) / p.matrix;
+                       const int64_t ci = (at + i) % p.matrix / p.row, co = (at + i) % p.row;
+                       if (co >= s.out_channels) continue;
+                       const T value = static_cast<T>(sums[i]);
+                       if (block.kind == ConvKind::kSeparable) {
+                         if (second != nullptr) second[co * inputs + ci] = value;
+                       } else if (block.kind == ConvKind::kDense) {
+                         if (first != nullptr) first[(co * inputs + ci) * taps + tap] = value;
+                       } else {
+                         const int64_t half = s.out_channels / 2;
+                         if ((co < half) != (tap == 0)) continue;
+                         T* to = tap == 0 ? first : second;
+                         if (to != nullptr) to[(tap == 0 ? co : co - half) * inputs + ci] = value;
+                       }
+                     }
+                   });
+}
+
+// A row of dL/dx: the sum where the tile, the input behind its ReLU, is not 0.
+template <typename T>
+static void masked_gradient_row(const BlockShape& s, const Tile& tile, const T* image,
+                                const T* grad_sum, int64_t h, T* out) {
+  const int64_t row = grad_sum_row(s, pattern_period<T>(s.channels));
+  if (s.stride == 1) {
+    const T* x = image + tile_offset(s, tile, h, 0);
+    const T* g = grad_sum + h * row;
+    const int64_t count = s.width * s.channels;
+    int64_t i = 0;
+    for (; i + kLanes<T> <= count; i += kLanes<T>) {
+      store(out + i, load(x + i) <= Vec<T>{} ? Vec<T>{} : load(g + i));
+    }
+    for (; i < count; ++i) out[i] = x[i] <= T(0) ? T(0) : g[i];
+    return;
+  }
+  for (int64_t w = 0; w < s.width; ++w) {
+    const T* __restrict__ x = image + tile_offset(s, tile, h, w);
+    const T* __restrict__ g =
+        grad_sum + (w % s.stride * s.height + h) * row + w / s.stride * s.channels;
+    T* __restrict__ to = out + w * s.channels;
+    for (int64_t c = 0; c < s.channels; ++c) to[c] = x[c] <= T(0) ? T(0) : g[c];
+  }
+}
+
+}  // namespace darts_fast::cpu::DARTS_CPU_CAPABILITY

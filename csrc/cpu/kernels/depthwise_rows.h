@@ -1,0 +1,121 @@
+// SPDX-License-Identifier: Apache-2.0
+// The inner loops of a depthwise convolution, a row of an image at a time. Rows are flat, channels
+// innermost, and weights are expanded to the pattern of channels (channel_pattern.h), so every lane
+// works at every number of channels. Accumulators stay in registers over the taps.
+#pragma once
+
+#include "cpu/kernels/channel_pattern.h"
+
+namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
+
+// Registers of the capability bound the blocks: 32 with AVX-512, 16 below.
+constexpr bool kManyRegisters = DARTS_VECTOR_BYTES == 64;
+
+constexpr int64_t kMaxTaps = 49;
+
+// One tap of a row: where its input stands from the row's first, and where its weights stand.
+struct Tap {
+  int64_t input;
+  int64_t weight;
+};
+
+template <typename T, int kCount>
+static inline void depthwise_block(const T* base, const Tap* taps, int64_t count_taps,
+                                   const T* weights, int64_t period, T* out, bool accumulate) {
+  Vec<T> sum[kCount];
+#pragma GCC unroll 16
+  for (int u = 0; u < kCount; ++u) sum[u] = accumulate ? load(out + u * period) : Vec<T>{};
+  for (int64_t t = 0; t < count_taps; ++t) {
+    const Vec<T> w = load(weights + taps[t].weight);
+    const T* x = base + taps[t].input;
+#pragma GCC unroll 16
+    for (int u = 0; u < kCount; ++u) sum[u] += w * load(x + u * period);
+  }
+#pragma GCC unroll 16
+  for (int u = 0; u < kCount; ++u) store(out + u * period, sum[u]);
+}
+
+// out[i] (+)= sum_t weights[taps[t].weight + i mod C] * base[taps[t].input + i] for i < count, a
+// multiple of period.
+template <typename T>
+static void depthwise_row(const T* base, const Tap* taps, int64_t count_taps, const T* weights,
+                          int64_t period, int64_t count, T* out, bool accumulate) {
+  for (int64_t lane = 0; lane < period; lane += kLanes<T>) {
+    const T* w = weights + lane;
+    int64_t i = lane;
+    if (kManyRegisters) {
+      for (; i + 15 * period < count; i += 16 * period) {
+        depthwise_block<T, 16>(base + i, taps, count_taps, w, period, out + i, accumulate);
+      }
+    }
+    for (; i + 7 * period < count; i += 8 * period) {
+      depthwise_block<T, 8>(base + i, taps, count_taps, w, period, out + i, accumulate);
+    }
+    for (; i + 3 * period < count; i += 4 * period) {
+      depthwise_block<T, 4>(base + i, taps, count_taps, w, period, out + i, accumulate);
+    }
+    for (; i < count; i += period) {
+      depthwise_block<T, 1>(base + i, taps, count_taps, w, period, out + i, accumulate);
+    }
+  }
+}
+
+// Rows of an image's input and of the gradient of its depthwise outputs.
+template <typename T>
+struct DepthwiseGradRows {
+  const T* input;
+  int64_t input_row;  // elements from the input of one output row to that of the next
+  const T* grad;
+  int64_t grad_row;
+  int64_t rows;
+  int64_t count;  // elements of a row of outputs
+};
+
+template <typename T, int kTaps>
+static inline void depthwise_grad_taps(const DepthwiseGradRows<T>& r, const Tap* taps,
+                                       int64_t period, T* acc) {
+  for (int64_t lane = 0; lane < period; lane += kLanes<T>) {
+    Vec<T> sum[kTaps];
+#pragma GCC unroll 25
+    for (int t = 0; t < kTaps; ++t) sum[t] = load(acc + t * period + lane);
+    for (int64_t h = 0; h < r.rows; ++h) {
+      const T* g = r.grad + h * r.grad_row;
+      const T* base = r.input + h * r.input_row;
+      int64_t i = lane;
+      for (; i + kLanes<T> <= r.count; i += period) {
+        const Vec<T> grad = load(g + i);
+#pragma GCC unroll 25
+        for (int t = 0; t < kTaps; ++t) sum[t] += grad * load(base + taps[t].input + i);
+      }
+      if (i < r.count) {
+        Vec<T> grad = {};
+        std::memcpy(&grad, g + i, (r.count - i) * sizeof(T));
+#pragma GCC unroll 25
+        for (int t = 0; t < kTaps; ++t) sum[t] += grad * load(base + taps[t].input + i);
+      }
+    }
+#pragma GCC unroll 25
+    for (int t = 0; t < kTaps; ++t) store(acc + t * period + lane, sum[t]);
+  }
+}
+
+// acc[t][i mod period] += sum over the rows and their elements i of grad[i] * input[taps[t] + i].
+template <typename T>
+static void depthwise_grad(const DepthwiseGradRows<T>& r, const Tap* taps, int64_t count_taps,
+                           int64_t period, T* acc) {
+  int64_t t = 0;
+  if (kManyRegisters) {
+    for (; t + 25 <= count_taps; t += 25) {
+      depthwise_grad_taps<T, 25>(r, taps + t, period, acc + t * period);
+    }
+  }
+  for (; t + 9 <= count_taps; t += 9) {
+    depthwise_grad_taps<T, 9>(r, taps + t, period, acc + t * period);
+  }
+  for (; t + 4 <= count_taps; t += 4) {
+    depthwise_grad_taps<T, 4>(r, taps + t, period, acc + t * period);
+  }
+  for (; t < count_taps; ++t) depthwise_grad_taps<T, 1>(r, taps + t, period, acc + t * period);
+}
+
+}  // namespace darts_fast::cpu::DARTS_CPU_CAPABILITY
