@@ -28,6 +28,18 @@ TORCH_LIBRARY(darts_fast, m) {
       "Tensor? active, bool[] output_mask) "
       "-> (Tensor[] grad_inputs, Tensor grad_gamma, Tensor grad_beta, Tensor[] grad_depthwise, "
       "Tensor[] grad_pointwise)");
+  m.def(
+      "mixed_cell(Tensor[] states, Tensor weights, Tensor[] convolutions, Tensor[] gammas, "
+      "Tensor[] betas, Tensor[] running_means, Tensor[] running_vars, int[] ops, int[] norms, "
+      "float[] eps, int nodes, int multiplier, int stride, int groups, Tensor? active, bool save) "
+      "-> (Tensor output, Tensor saved, Tensor mean, Tensor var)");
+  m.def(
+      "mixed_cell_backward(Tensor grad_output, Tensor saved, Tensor mean, Tensor var, "
+      "Tensor[] states, Tensor weights, Tensor[] convolutions, Tensor[] gammas, Tensor[] betas, "
+      "int[] ops, int[] norms, float[] eps, int nodes, int multiplier, int stride, int groups, "
+      "Tensor? active, bool[] output_mask) "
+      "-> (Tensor[] grad_states, Tensor grad_weights, Tensor[] grad_convolutions, "
+      "Tensor[] grad_gammas, Tensor[] grad_betas)");
 }
 
 PYBIND11_MODULE(_C, m) {

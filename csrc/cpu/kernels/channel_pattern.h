@@ -58,6 +58,10 @@ static inline void sum_over_positions(T* out, int64_t count, int64_t channels, i
     }
     for (; repeat < full; ++repeat, i += period) sum0 += vector(i, parameter);
     const Vec<T> sum = (sum0 + sum1) + (sum2 + sum3);
+    if (channels % kLanes<T> == 0) {
+      store(out + offset, sum);
+      continue;
+    }
     for (int64_t lane = 0; lane < kLanes<T>; ++lane) out[(offset + lane) % channels] += sum[lane];
   }
   for (int64_t i = full * period; i < count; ++i) out[i % channels] += scalar(i, i % channels);

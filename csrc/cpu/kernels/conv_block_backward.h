@@ -107,6 +107,35 @@ static void gather_input_gradient(const BlockShape& s, const Tile& grad_tile,
   }
 }
 
+// acc[t] += sum_p gd[p] tile[p + t].
+template <typename T>
+static void depthwise_weight_gradient(const BlockShape& s, const Tile& tile, const Tile& grad_tile,
+                                      const ConvBlock& block, const Tap* taps, const T* image,
+                                      const T* interior, T* acc) {
+  const int64_t period = pattern_period<T>(s.channels);
+  const int64_t row = s.stride * tile.row;
+  const int64_t count = s.out_width * s.channels;
+  int64_t done = 0;
+  if (kManyRegisters && block.kernel == 5 && s.stride == 1) {
+    // Of 2 d rows, row i goes with row i + d.
+    const int64_t d = block.dilation;
+    for (; done + 2 * d <= s.out_height; done += 2 * d) {
+      for (int64_t h = done; h < done + d; ++h) {
+        const T* g = interior + h * grad_tile.row;
+        depthwise_grad_pair<T>({image + h * row + taps[0].input,
+                                d * tile.row,
+                                d * s.channels,
+                                {g, g + d * grad_tile.row},
+                                count},
+                               period, acc);
+      }
+    }
+  }
+  depthwise_grad<T>({image + done * row, row, interior + done * grad_tile.row, grad_tile.row,
+                     s.out_height - done, count},
+                    taps, block_taps(block), period, acc);
+}
+
 // `grad_rows(h, rows, to)` writes rows of g [rows * W', C'] back to back. Weight gradients are
 // added to `grads` unless null, the input gradient to `grad_sum` unless null.
 template <typename T, typename GradRows>
@@ -152,9 +181,7 @@ static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
     }
   }
   if (grads != nullptr && separable) {
-    depthwise_grad<T>({image, s.stride * tile.row, interior, grad_tile.row, s.out_height,
-                       s.out_width * s.channels},
-                      taps, block_taps(block), period, grads->depthwise);
+    depthwise_weight_gradient(s, tile, grad_tile, block, taps, image, interior, grads->depthwise);
   }
   for (int64_t t = 0; grads != nullptr && !separable && t < packed.dense_taps; ++t) {
     pointwise_grad<T>({image + taps[t].input, s.stride * tile.row, s.channels, interior,
@@ -225,8 +252,9 @@ static void sum_block_gradients(const BlockShape& s, const ConvBlock& block, con
                    });
 }
 
-// A row of dL/dx: the sum where the tile, the input behind its ReLU, is not 0.
-template <typename T>
+// A row of dL/dx (added to what is there, or not): the sum where the tile, the input behind its
+// ReLU, is not 0.
+template <typename T, bool kAdd>
 static void masked_gradient_row(const BlockShape& s, const Tile& tile, const T* image,
                                 const T* grad_sum, int64_t h, T* out) {
   const int64_t row = grad_sum_row(s, pattern_period<T>(s.channels));
@@ -236,9 +264,13 @@ static void masked_gradient_row(const BlockShape& s, const Tile& tile, const T* 
     const int64_t count = s.width * s.channels;
     int64_t i = 0;
     for (; i + kLanes<T> <= count; i += kLanes<T>) {
-      store(out + i, load(x + i) <= Vec<T>{} ? Vec<T>{} : load(g + i));
+      const Vec<T> value = load(x + i) <= Vec<T>{} ? Vec<T>{} : load(g + i);
+      store(out + i, kAdd ? load(out + i) + value : value);
     }
-    for (; i < count; ++i) out[i] = x[i] <= T(0) ? T(0) : g[i];
+    for (; i < count; ++i) {
+      const T value = x[i] <= T(0) ? T(0) : g[i];
+      out[i] = kAdd ? out[i] + value : value;
+    }
     return;
   }
   for (int64_t w = 0; w < s.width; ++w) {
@@ -246,7 +278,10 @@ static void masked_gradient_row(const BlockShape& s, const Tile& tile, const T* 
     const T* __restrict__ g =
         grad_sum + (w % s.stride * s.height + h) * row + w / s.stride * s.channels;
     T* __restrict__ to = out + w * s.channels;
-    for (int64_t c = 0; c < s.channels; ++c) to[c] = x[c] <= T(0) ? T(0) : g[c];
+    for (int64_t c = 0; c < s.channels; ++c) {
+      const T value = x[c] <= T(0) ? T(0) : g[c];
+      to[c] = kAdd ? to[c] + value : value;
+    }
   }
 }
 

@@ -70,7 +70,8 @@ static void conv_backward_input(const ConvBlocksBackward<T>& p, const Tile& tile
   const int64_t group = n / s.images;
   T* out = p.grad_inputs[source] + n * size;
   for (int64_t h = 0; h < s.height; ++h) {
-    masked_gradient_row(s, tile, scratch.image, scratch.grad_sum, h, out + h * s.width * channels);
+    masked_gradient_row<T, false>(s, tile, scratch.image, scratch.grad_sum, h,
+                                  out + h * s.width * channels);
   }
   if (norm == nullptr) return;
   double* sums = p.partial_sums + (source * s.groups * s.images + n) * 2 * channels;

@@ -19,6 +19,27 @@ struct Tap {
   int64_t weight;
 };
 
+// x[u * step] for a compile-time u: four bases and three multiples of the step are all the
+// registers that the addresses of a block need; one register per u would spill.
+template <typename T, int kCount>
+struct Stepped {
+  const T* base[(kCount + 3) / 4];
+  int64_t step, twice, thrice;
+
+  Stepped(const T* from, int64_t s) : step(s), twice(2 * s), thrice(3 * s) {
+    for (int j = 0; j < (kCount + 3) / 4; ++j) base[j] = from + j * 4 * s;
+  }
+
+  const T* at(int u) const {
+    const T* from = base[u / 4];
+    return u % 4 == 0 ? from : from + (u % 4 == 1 ? step : u % 4 == 2 ? twice : thrice);
+  }
+
+  void advance(int64_t elements) {
+    for (const T*& from : base) from += elements;
+  }
+};
+
 template <typename T, int kCount>
 static inline void depthwise_block(const T* base, const Tap* taps, int64_t count_taps,
                                    const T* weights, int64_t period, T* out, bool accumulate) {
@@ -27,9 +48,9 @@ static inline void depthwise_block(const T* base, const Tap* taps, int64_t count
   for (int u = 0; u < kCount; ++u) sum[u] = accumulate ? load(out + u * period) : Vec<T>{};
   for (int64_t t = 0; t < count_taps; ++t) {
     const Vec<T> w = load(weights + taps[t].weight);
-    const T* x = base + taps[t].input;
+    const Stepped<T, kCount> x(base + taps[t].input, period);
 #pragma GCC unroll 16
-    for (int u = 0; u < kCount; ++u) sum[u] += w * load(x + u * period);
+    for (int u = 0; u < kCount; ++u) sum[u] += w * load(x.at(u));
   }
 #pragma GCC unroll 16
   for (int u = 0; u < kCount; ++u) store(out + u * period, sum[u]);
@@ -116,6 +137,53 @@ static void depthwise_grad(const DepthwiseGradRows<T>& r, const Tap* taps, int64
     depthwise_grad_taps<T, 4>(r, taps + t, period, acc + t * period);
   }
   for (; t < count_taps; ++t) depthwise_grad_taps<T, 1>(r, taps + t, period, acc + t * period);
+}
+
+// All taps of a 5x5 kernel for two rows of outputs that are a dilation apart: an input row that
+// both reach is read once. Stride 1, where the taps of a kernel row stand `column` elements apart
+// and kernel rows `kernel_row`; the accumulators and two gradients are 27 registers.
+template <typename T>
+struct DepthwiseGradPair {
+  const T* input;  // of the first tap of the first row
+  int64_t kernel_row;
+  int64_t column;
+  const T* grad[2];
+  int64_t count;
+};
+
+template <typename T>
+static inline void depthwise_grad_pair(const DepthwiseGradPair<T>& r, int64_t period, T* acc) {
+  constexpr int kKernel = 5;
+  constexpr int kTaps = kKernel * kKernel;
+  for (int64_t lane = 0; lane < period; lane += kLanes<T>) {
+    Vec<T> sum[kTaps];
+#pragma GCC unroll 25
+    for (int t = 0; t < kTaps; ++t) sum[t] = load(acc + t * period + lane);
+    const auto add = [&](const T* x, Vec<T> first, Vec<T> second) {
+      const Stepped<T, kKernel + 1> rows(x, r.kernel_row);
+#pragma GCC unroll 6
+      for (int ky = 0; ky <= kKernel; ++ky) {
+#pragma GCC unroll 5
+        for (int kx = 0; kx < kKernel; ++kx) {
+          const Vec<T> value = load(rows.at(ky) + kx * r.column);
+          if (ky < kKernel) sum[ky * kKernel + kx] += first * value;
+          if (ky > 0) sum[(ky - 1) * kKernel + kx] += second * value;
+        }
+      }
+    };
+    int64_t i = lane;
+    for (; i + kLanes<T> <= r.count; i += period) {
+      add(r.input + i, load(r.grad[0] + i), load(r.grad[1] + i));
+    }
+    if (i < r.count) {
+      Vec<T> first = {}, second = {};
+      std::memcpy(&first, r.grad[0] + i, (r.count - i) * sizeof(T));
+      std::memcpy(&second, r.grad[1] + i, (r.count - i) * sizeof(T));
+      add(r.input + i, first, second);
+    }
+#pragma GCC unroll 25
+    for (int t = 0; t < kTaps; ++t) store(acc + t * period + lane, sum[t]);
+  }
 }
 
 }  // namespace darts_fast::cpu::DARTS_CPU_CAPABILITY

@@ -50,37 +50,57 @@ struct PointwiseRows {
   bool accumulate;
 };
 
-template <typename T, int kPixels, int kVectors, bool kMoments>
+// The lanes [lane, lane + kVectors * lanes) of kPixels pixels.
+template <typename T, int kPixels, int kVectors, bool kAccumulate, bool kMoments>
 static inline void pointwise_block(const PointwiseRows<T>& r, int64_t pixel, int64_t lane,
                                    const RowMoments<T>& moments) {
   Vec<T> sum[kPixels][kVectors];
   T* out = r.out + pixel * r.out_stride + lane;
+#pragma GCC unroll 16
   for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) {
-      sum[p][v] = r.accumulate ? load(out + p * r.out_stride + v * kLanes<T>) : Vec<T>{};
+      sum[p][v] = kAccumulate ? load(out + p * r.out_stride + v * kLanes<T>) : Vec<T>{};
     }
   }
   for (int64_t t = 0; t < r.count_taps; ++t) {
-    const T* in = r.in + pixel * r.in_stride + r.taps[t].input;
+    Stepped<T, kPixels> in(r.in + pixel * r.in_stride + r.taps[t].input, r.in_stride);
     const T* packed = r.packed + r.taps[t].weight + lane;
-    for (int64_t ci = 0; ci < r.channels; ++ci) {
+    const auto add = [&](int64_t ci, const T* weights) {
       Vec<T> w[kVectors];
-      for (int v = 0; v < kVectors; ++v) w[v] = load(packed + ci * r.row + v * kLanes<T>);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) w[v] = load(weights + v * kLanes<T>);
 #pragma GCC unroll 16
       for (int p = 0; p < kPixels; ++p) {
-        const T x = in[p * r.in_stride + ci];
+        const T x = in.at(p)[ci];
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) sum[p][v] += x * w[v];
       }
+    };
+    for (int64_t ci = 0; ci < r.channels; ++ci) {
+      add(0, packed);
+      packed += r.row;
+      in.advance(1);
     }
   }
   const int64_t valid = r.out_channels - lane;
-  for (int p = 0; p < kPixels; ++p) {
-    for (int v = 0; v < kVectors; ++v) {
-      store_head(out + p * r.out_stride + v * kLanes<T>, sum[p][v], valid - v * kLanes<T>);
+  if (valid >= kVectors * kLanes<T>) {
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) store(out + p * r.out_stride + v * kLanes<T>, sum[p][v]);
+    }
+  } else {
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) {
+        store_head(out + p * r.out_stride + v * kLanes<T>, sum[p][v], valid - v * kLanes<T>);
+      }
     }
   }
   if (!kMoments) return;
+#pragma GCC unroll 2
   for (int v = 0; v < kVectors; ++v) {
     const int64_t at = lane + v * kLanes<T>;
     const Vec<T> about = load(moments.about + at);
@@ -96,37 +116,42 @@ static inline void pointwise_block(const PointwiseRows<T>& r, int64_t pixel, int
   }
 }
 
-template <typename T, int kVectors, bool kMoments>
+template <typename T, int kVectors, bool kAccumulate, bool kMoments>
 static inline void pointwise_lanes(const PointwiseRows<T>& r, int64_t pixels, int64_t lane,
                                    const RowMoments<T>& moments) {
   constexpr int kMost = (kManyRegisters ? 16 : 8) / kVectors;
   int64_t p = 0;
   for (; p + kMost <= pixels; p += kMost) {
-    pointwise_block<T, kMost, kVectors, kMoments>(r, p, lane, moments);
+    pointwise_block<T, kMost, kVectors, kAccumulate, kMoments>(r, p, lane, moments);
   }
   for (; p + 4 <= pixels; p += 4) {
-    pointwise_block<T, 4, kVectors, kMoments>(r, p, lane, moments);
+    pointwise_block<T, 4, kVectors, kAccumulate, kMoments>(r, p, lane, moments);
   }
-  for (; p < pixels; ++p) pointwise_block<T, 1, kVectors, kMoments>(r, p, lane, moments);
+  for (; p < pixels; ++p) {
+    pointwise_block<T, 1, kVectors, kAccumulate, kMoments>(r, p, lane, moments);
+  }
 }
 
-template <typename T, bool kMoments>
+template <typename T, bool kAccumulate, bool kMoments>
 static void pointwise_all(const PointwiseRows<T>& r, int64_t pixels, const RowMoments<T>& moments) {
   int64_t lane = 0;
   for (; lane + 2 * kLanes<T> <= r.row; lane += 2 * kLanes<T>) {
-    pointwise_lanes<T, 2, kMoments>(r, pixels, lane, moments);
+    pointwise_lanes<T, 2, kAccumulate, kMoments>(r, pixels, lane, moments);
   }
-  if (lane < r.row) pointwise_lanes<T, 1, kMoments>(r, pixels, lane, moments);
+  if (lane < r.row) pointwise_lanes<T, 1, kAccumulate, kMoments>(r, pixels, lane, moments);
 }
 
-// out[p] (+)= sum_t packed_t^T in[taps[t] + p] for every pixel p of the stretch.
+// out[p] (+)= sum_t packed_t^T in[taps[t] + p] for every pixel p of the stretch. Moments are those
+// of a sum that starts at 0.
 template <typename T>
 static void pointwise_rows(const PointwiseRows<T>& r, int64_t pixels,
                            const RowMoments<T>* moments) {
-  if (moments != nullptr) {
-    pointwise_all<T, true>(r, pixels, *moments);
+  if (r.accumulate) {
+    pointwise_all<T, true, false>(r, pixels, {});
+  } else if (moments != nullptr) {
+    pointwise_all<T, false, true>(r, pixels, *moments);
   } else {
-    pointwise_all<T, false>(r, pixels, {});
+    pointwise_all<T, false, false>(r, pixels, {});
   }
 }
 
@@ -148,7 +173,9 @@ static inline void pointwise_grad_block(const PointwiseGradRows<T>& r, int64_t c
                                         int64_t lane, T* acc, int64_t row) {
   Vec<T> sum[kChannels][kVectors];
   T* to = acc + channel * row + lane;
+#pragma GCC unroll 16
   for (int c = 0; c < kChannels; ++c) {
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) sum[c][v] = load(to + c * row + v * kLanes<T>);
   }
   for (int64_t h = 0; h < r.rows; ++h) {
@@ -156,6 +183,7 @@ static inline void pointwise_grad_block(const PointwiseGradRows<T>& r, int64_t c
     const T* g = r.grad + h * r.grad_row + lane;
     for (int64_t p = 0; p < r.pixels; ++p) {
       Vec<T> grad[kVectors];
+#pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) grad[v] = load(g + p * r.grad_stride + v * kLanes<T>);
 #pragma GCC unroll 16
       for (int c = 0; c < kChannels; ++c) {
@@ -165,7 +193,9 @@ static inline void pointwise_grad_block(const PointwiseGradRows<T>& r, int64_t c
       }
     }
   }
+#pragma GCC unroll 16
   for (int c = 0; c < kChannels; ++c) {
+#pragma GCC unroll 2
     for (int v = 0; v < kVectors; ++v) store(to + c * row + v * kLanes<T>, sum[c][v]);
   }
 }

@@ -1,0 +1,337 @@
+// SPDX-License-Identifier: Apache-2.0
+// Forward of mixed_cell, node by node (steps), image by image within a step: what enters a node is
+// made, read and summed before the next node begins, so that its maps are still in a cache.
+//
+// `first`: the image of the node before is summed, and its pools made; then the first blocks of all
+// ops that enter this step's node go over the images of their sources. `norms` merges the images'
+// moments (a barrier). `second` runs the second blocks of the chains, norm and ReLU on load;
+// `norms` again. Bytes: every map written once and read once, first maps of chains once more.
+#pragma once
+
+#include "cpu/kernels/mixed_cell_common.h"
+#include "cpu/kernels/node_sum_forward.h"
+
+namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
+
+template <typename T>
+struct CellForwardScratch {
+  T* tile[2];   // of each geometry
+  T* node;      // a node that no op leaves
+  T* constant;  // [period]
+  T* pool;
+  BlockForwardScratch<T> block[2];
+};
+
+template <typename T>
+static CellForwardScratch<T> first_parts(const CellPlan& plan, Scratch<T>* scratch) {
+  const int64_t period = pattern_period<T>(plan.shape.channels);
+  CellForwardScratch<T> parts = {};
+  for (int64_t i = 0; i < geometry_count(plan.shape); ++i) {
+    const CellGeometry geometry = cell_geometry(plan, i);
+    parts.tile[i] = scratch->take(make_tile(geometry.shape, geometry.pad, period).size);
+    parts.block[i] = block_forward_scratch(geometry.shape, scratch);
+  }
+  parts.node = scratch->take(node_size(plan.shape));
+  parts.constant = scratch->take(period);
+  parts.pool = scratch->take(pool_scratch<T>(pool_shape(plan.shape, 0)));
+  return parts;
+}
+
+template <typename T>
+static CellForwardScratch<T> second_parts(const CellPlan& plan, Scratch<T>* scratch) {
+  const BlockShape shape = second_shape(plan.shape);
+  const int64_t period = pattern_period<T>(shape.channels);
+  CellForwardScratch<T> parts = {};
+  parts.tile[0] = scratch->take(make_tile(shape, plan.chain_pad, period).size);
+  parts.block[0] = block_forward_scratch(shape, scratch);
+  return parts;
+}
+
+template <typename T>
+static int64_t cell_forward_scratch(const CellPlan& plan) {
+  Scratch<T> first = {nullptr}, second = {nullptr};
+  first_parts(plan, &first);
+  second_parts(plan, &second);
+  return first.used > second.used ? first.used : second.used;
+}
+
+// node = sum of the terms that enter it, one image.
+template <typename T>
+static void sum_node_image(const CellForward<T>& p, int64_t state, int64_t n, T* constant,
+                           T* node) {
+  const CellPlan& plan = p.plan;
+  const CellShape& s = plan.shape;
+  const int64_t period = pattern_period<T>(s.channels);
+  const int64_t group = n / s.images;
+  const int64_t size = node_size(s);
+  const int64_t* entering = plan.entering.entries + plan.entering.at[state];
+  const int64_t count = plan.entering.at[state + 1] - plan.entering.at[state];
+  expand_pattern(constant, s.channels, period, [&](int64_t c) {
+    double sum = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const CellOp& op = plan.ops[entering[i]];
+      if (!op_runs(p, group, entering[i]) || op.norm < 0 || p.beta[op.norm] == nullptr) continue;
+      if (p.norms[op.norm] == Norm::kNone) continue;
+      sum += static_cast<double>(p.weights[group * s.ops + entering[i]]) * p.beta[op.norm][c];
+    }
+    return static_cast<T>(sum);
+  });
+  const int64_t stretch = stretch_elements(period);
+  for (int64_t from = 0; from < size; from += stretch) {
+    const int64_t length = size - from < stretch ? size - from : stretch;
+    for (int64_t i = 0; i < length; i += period) {
+      std::memcpy(node + from + i, constant,
+                  (length - i < period ? length - i : period) * sizeof(T));
+    }
+    const T *y[4], *scale[4], *center[4];
+    int pending = 0;
+    for (int64_t i = 0; i < count; ++i) {
+      const int64_t k = entering[i];
+      if (!op_runs(p, group, k)) continue;
+      const CellOp& op = plan.ops[k];
+      y[pending] = term_image(p, op, n) + from;
+      scale[pending] = p.term_scale + (group * s.ops + k) * period;
+      center[pending] =
+          p.center + (op.norm < 0 ? s.groups * s.norms : group * s.norms + op.norm) * period;
+      if (++pending == 4) {
+        add_terms<T, 4>(node + from, y, scale, center, length, period);
+        pending = 0;
+      }
+    }
+    if (pending == 3) add_terms<T, 3>(node + from, y, scale, center, length, period);
+    if (pending == 2) add_terms<T, 2>(node + from, y, scale, center, length, period);
+    if (pending == 1) add_terms<T, 1>(node + from, y, scale, center, length, period);
+  }
+}
+
+// The node's image, stored where later ops and the output want it; returns where it can be read.
+template <typename T>
+static const T* make_node_image(const CellForward<T>& p, int64_t state, int64_t n,
+                                const CellForwardScratch<T>& scratch) {
+  const CellShape& s = p.plan.shape;
+  const int64_t node = state - s.inputs;
+  const int64_t place = node - (s.nodes - s.multiplier);
+  T* output = p.output + n * node_size(s) * s.multiplier;
+  T* to = scratch.node;
+  if (p.plan.node_map[node] >= 0) {
+    to = map_image(p, p.plan.node_map[node], n);
+  } else if (s.multiplier == 1 && place == 0) {
+    to = output;
+  }
+  sum_node_image(p, state, n, scratch.constant, to);
+  if (place >= 0 && to != output) {
+    copy_pixels(to, s.channels, s.node_height * s.node_width, s.channels,
+                output + place * s.channels, s.multiplier * s.channels);
+  }
+  return to;
+}
+
+// Where the moments of a block's or a pool's image stand, if its norm wants any.
+template <typename T>
+static inline int64_t partial_at(const CellForward<T>& p, int64_t index, int64_t n) {
+  const CellShape& s = p.plan.shape;
+  return (index * s.groups * s.images + n) * s.channels;
+}
+
+template <typename T>
+static void pool_state_image(const CellForward<T>& p, int64_t state, int64_t n, const T* x,
+                             const CellForwardScratch<T>& scratch) {
+  const CellPlan& plan = p.plan;
+  const CellShape& s = plan.shape;
+  const int64_t group = n / s.images;
+  const int64_t period = pattern_period<T>(s.channels);
+  for (int64_t i = plan.state_pools.at[state]; i < plan.state_pools.at[state + 1]; ++i) {
+    const int64_t index = plan.state_pools.entries[i];
+    const CellPool& pool = plan.pools[index];
+    bool runs = false, moments = false;
+    for (int64_t j = plan.leaving.at[state]; j < plan.leaving.at[state + 1]; ++j) {
+      const int64_t k = plan.leaving.entries[j];
+      if (plan.ops[k].pool != index || !op_runs(p, group, k)) continue;
+      runs = true;
+      moments = moments || p.norms[plan.ops[k].norm] == Norm::kBatch;
+    }
+    if (!runs) continue;
+    T* y = map_image(p, pool.map, n);
+    const PoolShape shape = pool_shape(s, state);
+    if (pool.kind == CellOpKind::kMaxPool) {
+      max_pool_image(shape, x, scratch.pool, y);
+    } else {
+      avg_pool_image(shape, x, scratch.pool, y);
+    }
+    if (!moments) continue;
+    const int64_t at = partial_at(p, s.blocks + index, n);
+    tile_moments(y, node_size(s), s.channels, period, scratch.constant, p.partial_mean + at,
+                 p.partial_square + at);
+  }
+}
+
+// The first blocks of the ops that enter `node`, one image.
+template <typename T>
+static void first_blocks_image(const CellForward<T>& p, int64_t node, int64_t n,
+                               const CellForwardScratch<T>& scratch) {
+  const CellPlan& plan = p.plan;
+  const CellShape& s = plan.shape;
+  const int64_t period = pattern_period<T>(s.channels);
+  const int64_t group = n / s.images;
+  int64_t loaded = -1;
+  for (int64_t j = plan.entering.at[node]; j < plan.entering.at[node + 1]; ++j) {
+    const int64_t k = plan.entering.entries[j];
+    const CellOp& op = plan.ops[k];
+    if (!is_conv(op) || !op_runs(p, group, k)) continue;
+    const int64_t at_geometry = geometry_of(s, op.source);
+    const CellGeometry geometry = cell_geometry(plan, at_geometry);
+    const Tile tile = make_tile(geometry.shape, geometry.pad, period);
+    T* const image = scratch.tile[at_geometry];
+    if (loaded != op.source) {
+      load_tile<T>(geometry.shape, tile, state_image(p, op.source, n), period, nullptr, image);
+    }
+    loaded = op.source;
+    const bool moments = p.norms[op.norm - (is_chain(op) ? 1 : 0)] == Norm::kBatch;
+    const int64_t at = partial_at(p, op.block, n);
+    block_forward(geometry.shape, tile, plan.blocks[op.block], cell_block(p, op.block), image,
+                  scratch.block[at_geometry], map_image(p, is_chain(op) ? op.inner_map : op.map, n),
+                  moments ? p.partial_mean + at : nullptr, p.partial_square + at);
+  }
+}
+
+// Items: images. In the step behind the last node only that node is summed.
+template <typename T>
+static void cell_first(const CellStep<CellForward<T>>& step, int64_t begin, int64_t end,
+                       int64_t thread) {
+  const CellForward<T>& p = *step.p;
+  const CellPlan& plan = p.plan;
+  const CellShape& s = plan.shape;
+  const int64_t period = pattern_period<T>(s.channels);
+  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  const CellForwardScratch<T> scratch = first_parts(plan, &cut);
+  for (int64_t i = 0; i < geometry_count(s); ++i) {
+    const CellGeometry geometry = cell_geometry(plan, i);
+    std::memset(scratch.tile[i], 0,
+                make_tile(geometry.shape, geometry.pad, period).size * sizeof(T));
+  }
+  for (int64_t n = begin; n < end; ++n) {
+    if (step.node == s.inputs) {
+      for (int64_t state = 0; state < s.inputs; ++state) {
+        pool_state_image(p, state, n, state_image(p, state, n), scratch);
+      }
+    } else {
+      const T* x = make_node_image(p, step.node - 1, n, scratch);
+      pool_state_image(p, step.node - 1, n, x, scratch);
+    }
+    if (step.node < s.inputs + s.nodes) first_blocks_image(p, step.node, n, scratch);
+  }
+}
+
+// Statistics and coefficients of one norm of one group; `index` is the block or pool of its map.
+template <typename T>
+static void finish_norm(const CellForward<T>& p, int64_t group, int64_t norm, int64_t index) {
+  const CellShape& s = p.plan.shape;
+  const int64_t channels = s.channels;
+  const int64_t period = pattern_period<T>(channels);
+  const int64_t row = group * s.norms + norm;
+  T* mean = p.mean + row * channels;
+  T* var = p.var + row * channels;
+  const Norm kind = p.norms[norm];
+  if (kind == Norm::kBatch && s.images > 0) {
+    const int64_t at = partial_at(p, index, group * s.images);
+    merge_image_moments(p.partial_mean + at, p.partial_square + at, s.images,
+                        static_cast<double>(s.node_height * s.node_width), channels, mean, var);
+  } else if (kind == Norm::kRunning) {
+    std::memcpy(mean, p.running_mean[norm], channels * sizeof(T));
+    std::memcpy(var, p.running_var[norm], channels * sizeof(T));
+  } else {
+    neutral_moments(channels, mean, var);
+  }
+  const T* gamma = p.gamma[norm];
+  const T* beta = p.beta[norm];
+  const bool plain = kind == Norm::kNone;
+  expand_pattern(p.center + row * period, channels, period,
+                 [&](int64_t c) { return plain ? T(0) : mean[c]; });
+  expand_pattern(p.scale + row * period, channels, period, [&](int64_t c) {
+    if (plain) return T(1);
+    return static_cast<T>((gamma == nullptr ? 1.0 : gamma[c]) / std::sqrt(var[c] + p.eps[norm]));
+  });
+  expand_pattern(p.shift + row * period, channels, period,
+                 [&](int64_t c) { return plain || beta == nullptr ? T(0) : beta[c]; });
+}
+
+// The weight of an op times its last norm's scale.
+template <typename T>
+static void finish_term(const CellForward<T>& p, int64_t group, int64_t k) {
+  const CellShape& s = p.plan.shape;
+  const int64_t period = pattern_period<T>(s.channels);
+  const int64_t norm = p.plan.ops[k].norm;
+  const double weight = p.weights[group * s.ops + k];
+  expand_pattern(p.term_scale + (group * s.ops + k) * period, s.channels, period, [&](int64_t c) {
+    if (norm < 0 || p.norms[norm] == Norm::kNone) return static_cast<T>(weight);
+    const double gamma = p.gamma[norm] == nullptr ? 1.0 : p.gamma[norm][c];
+    const T var = p.var[(group * s.norms + norm) * s.channels + c];
+    return static_cast<T>(weight * gamma / std::sqrt(var + p.eps[norm]));
+  });
+}
+
+// Items: groups, and within a group the ops (or chains) that enter the node.
+template <typename T>
+static void cell_norms(const CellStep<CellForward<T>>& step, int64_t begin, int64_t end) {
+  const CellForward<T>& p = *step.p;
+  const CellPlan& plan = p.plan;
+  const CellShape& s = plan.shape;
+  const CellList& list = step.chains ? plan.chains : plan.entering;
+  const int64_t from = list.at[step.node];
+  const int64_t count = list.at[step.node + 1] - from;
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t group = item / count;
+    const int64_t k = list.entries[from + item % count];
+    const CellOp& op = plan.ops[k];
+    if (!op_runs(p, group, k)) {
+      for (int64_t norm = op.norm - (is_chain(op) ? 1 : 0); norm >= 0 && norm <= op.norm; ++norm) {
+        const int64_t at = (group * s.norms + norm) * s.channels;
+        neutral_moments(s.channels, p.mean + at, p.var + at);
+      }
+      continue;
+    }
+    if (is_chain(op) && !step.chains) {
+      finish_norm(p, group, op.norm - 1, op.block);
+      continue;
+    }
+    if (op.norm >= 0) {
+      const int64_t block = is_chain(op) ? op.block + 1 : op.block;
+      finish_norm(p, group, op.norm, op.pool >= 0 ? s.blocks + op.pool : block);
+    }
+    finish_term(p, group, k);
+  }
+}
+
+// Items: images, and within an image the chains that enter the node.
+template <typename T>
+static void cell_second(const CellStep<CellForward<T>>& step, int64_t begin, int64_t end,
+                        int64_t thread) {
+  const CellForward<T>& p = *step.p;
+  const CellPlan& plan = p.plan;
+  const CellShape& s = plan.shape;
+  const int64_t period = pattern_period<T>(s.channels);
+  const BlockShape shape = second_shape(s);
+  const Tile tile = make_tile(shape, plan.chain_pad, period);
+  const int64_t from = plan.chains.at[step.node];
+  const int64_t count = plan.chains.at[step.node + 1] - from;
+  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  const CellForwardScratch<T> scratch = second_parts(plan, &cut);
+  std::memset(scratch.tile[0], 0, tile.size * sizeof(T));
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t k = plan.chains.entries[from + item % count];
+    const int64_t n = item / count;
+    const int64_t group = n / s.images;
+    if (!op_runs(p, group, k)) continue;
+    const CellOp& op = plan.ops[k];
+    const int64_t row = (group * s.norms + op.norm - 1) * period;
+    const InputNorm<T> norm = {p.center + row, p.scale + row, p.shift + row};
+    load_tile<T>(shape, tile, map_image(p, op.inner_map, n), period, &norm, scratch.tile[0]);
+    const int64_t at = partial_at(p, op.block + 1, n);
+    block_forward(shape, tile, plan.blocks[op.block + 1], cell_block(p, op.block + 1),
+                  scratch.tile[0], scratch.block[0], map_image(p, op.map, n),
+                  p.norms[op.norm] == Norm::kBatch ? p.partial_mean + at : nullptr,
+                  p.partial_square + at);
+  }
+}
+
+}  // namespace darts_fast::cpu::DARTS_CPU_CAPABILITY

@@ -1,0 +1,64 @@
+// SPDX-License-Identifier: Apache-2.0
+// The CPU kernels of mixed_cell: one table of functions per capability and element type.
+#pragma once
+
+#include <cstdint>
+
+#include "mixed_cell.h"
+
+namespace darts_fast::cpu {
+
+// One step of a cell: a node and the ops that enter it. `node` is its number as a state; in the
+// last step of a forward and the first of a backward it is one behind the last node.
+template <typename Params>
+struct CellStep {
+  const Params* p;
+  int64_t node;
+  bool chains;  // norm phase of a forward: the chains' last norms, not the first blocks' norms
+};
+
+// As in node_sum_kernels.h: phases in the order of the steps, each on work items [begin, end),
+// results independent of how the items are shared out. Phases with a thread argument use that row
+// of the scratch memory. "op" and "chain" count those that enter the node of the step.
+template <typename T>
+struct MixedCellKernels {
+  using Forward = CellForward<T>;
+  using Backward = CellBackward<T>;
+  using ForwardStep = CellStep<Forward>;
+  using BackwardStep = CellStep<Backward>;
+  // Elements: of a pattern of channels, of a block's packed weights, of a thread's scratch memory,
+  // of a row of a block's weight gradients.
+  int64_t (*period)(int64_t channels);
+  int64_t (*packed_size)(const CellPlan& plan);
+  int64_t (*forward_scratch)(const CellPlan& plan);
+  int64_t (*backward_scratch)(const CellPlan& plan);
+  int64_t (*partial_size)(const CellPlan& plan);
+  // Forward: pack; then for every step first, norms, second, norms of the chains.      item
+  void (*pack)(const CellArguments<T>& p, int64_t begin, int64_t end);               // block
+  void (*first)(const ForwardStep& s, int64_t begin, int64_t end, int64_t thread);   // image
+  void (*norms)(const ForwardStep& s, int64_t begin, int64_t end);                   // group, op
+  void (*second)(const ForwardStep& s, int64_t begin, int64_t end, int64_t thread);  // image, chain
+  // Backward: pack, prepare; then for every step, last node first, grad_first, node_norms,
+  // grad_second, inner_norms, of which the last three are about the node before that of grad_first;
+  // then weights and parameters.
+  void (*prepare)(const Backward& p, int64_t begin, int64_t end);  // group, norm
+  void (*grad_first)(const BackwardStep& s, int64_t begin, int64_t end, int64_t thread);  // chunk
+  void (*node_norms)(const BackwardStep& s, int64_t begin, int64_t end);  // group, op
+  void (*grad_second)(const BackwardStep& s, int64_t begin, int64_t end,
+                      int64_t thread);                                     // chunk, chain
+  void (*inner_norms)(const BackwardStep& s, int64_t begin, int64_t end);  // group, chain
+  void (*weights)(const Backward& p, int64_t begin, int64_t end);          // block
+  void (*parameters)(const Backward& p, int64_t begin, int64_t end);       // norm
+};
+
+#define DARTS_DECLARE_MIXED_CELL(CAPABILITY)                       \
+  namespace CAPABILITY {                                           \
+  extern const MixedCellKernels<float> mixed_cell_kernels_float;   \
+  extern const MixedCellKernels<double> mixed_cell_kernels_double; \
+  }
+DARTS_DECLARE_MIXED_CELL(DEFAULT)
+DARTS_DECLARE_MIXED_CELL(AVX2)
+DARTS_DECLARE_MIXED_CELL(AVX512)
+#undef DARTS_DECLARE_MIXED_CELL
+
+}  // namespace darts_fast::cpu

@@ -1,0 +1,386 @@
+// SPDX-License-Identifier: Apache-2.0
+// CPU binding of mixed_cell: allocation, steps of parallel phases, registration.
+#include <ATen/Dispatch.h>
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+#include <ATen/ops/zeros.h>
+#include <torch/library.h>
+
+#include <algorithm>
+#include <optional>
+#include <tuple>
+#include <vector>
+
+#include "checks.h"
+#include "cpu/arena.h"
+#include "cpu/dispatch.h"
+#include "cpu/kernels/mixed_cell_kernels.h"
+#include "mixed_cell_plan.h"
+
+namespace darts_fast::cpu {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
+
+template <typename T>
+const MixedCellKernels<T>& kernels();
+
+template <>
+const MixedCellKernels<float>& kernels<float>() {
+  return DARTS_SELECT_TABLE(mixed_cell_kernels_float);
+}
+
+template <>
+const MixedCellKernels<double>& kernels<double>() {
+  return DARTS_SELECT_TABLE(mixed_cell_kernels_double);
+}
+
+template <typename T>
+std::vector<const T*> read_pointers(const std::vector<Tensor>& tensors) {
+  std::vector<const T*> pointers;
+  for (const Tensor& tensor : tensors) {
+    pointers.push_back(tensor.defined() ? tensor.const_data_ptr<T>() : nullptr);
+  }
+  return pointers;
+}
+
+// Null for tensors of no elements: nobody asked.
+template <typename T>
+T* write_pointer(const Tensor& tensor) {
+  return tensor.defined() && tensor.numel() > 0 ? tensor.mutable_data_ptr<T>() : nullptr;
+}
+
+template <typename T>
+std::vector<T*> write_pointers(const std::vector<Tensor>& tensors) {
+  std::vector<T*> pointers;
+  for (const Tensor& tensor : tensors) pointers.push_back(write_pointer<T>(tensor));
+  return pointers;
+}
+
+// Slots do not begin at equal places of a memory page, where streams of several maps would compete
+// for the same lines of a cache.
+int64_t slot_elements(const CellShape& s) {
+  constexpr int64_t kStagger = 144;
+  const int64_t size = s.groups * s.images * s.node_height * s.node_width * s.channels;
+  return (size + 15) / 16 * 16 + kStagger;
+}
+
+// Workspace of one call, cut from one block.
+class Workspace {
+ public:
+  // Rounds to whole cache lines; returns the place, to be resolved once the block exists.
+  int64_t reserve(int64_t bytes) {
+    const int64_t at = bytes_;
+    bytes_ += (bytes + 63) / 64 * 64;
+    return at;
+  }
+
+  void allocate() { block_ = arena_empty(bytes_, at::TensorOptions().dtype(at::kByte)); }
+
+  template <typename T>
+  T* get(int64_t at) const {
+    return reinterpret_cast<T*>(static_cast<char*>(block_.mutable_data_ptr()) + at);
+  }
+
+ private:
+  int64_t bytes_ = 0;
+  Tensor block_;
+};
+
+// Pointer tables of the shared arguments.
+template <typename T>
+struct Pointers {
+  explicit Pointers(const MixedCellArguments& a)
+      : states(read_pointers<T>(a.states)),
+        first(read_pointers<T>(a.first)),
+        second(read_pointers<T>(a.second)),
+        gamma(read_pointers<T>(a.gammas)),
+        beta(read_pointers<T>(a.betas)) {}
+
+  std::vector<const T*> states, first, second, gamma, beta;
+};
+
+template <typename T>
+void set_arguments(CellArguments<T>& p, const MixedCellArguments& a, const Pointers<T>& pointers) {
+  p.plan = a.plan.view();
+  p.states = pointers.states.data();
+  p.weights = a.weights.const_data_ptr<T>();
+  p.first = pointers.first.data();
+  p.second = pointers.second.data();
+  p.gamma = pointers.gamma.data();
+  p.beta = pointers.beta.data();
+  p.norms = a.norms.data();
+  p.eps = a.eps.data();
+  p.active = reinterpret_cast<const uint8_t*>(a.active.const_data_ptr<bool>());
+  p.slot = slot_elements(a.plan.shape);
+}
+
+int64_t list_size(const CellList& list, int64_t state) {
+  return list.at[state + 1] - list.at[state];
+}
+
+// Elements of a state, in which the grain of parallel regions is measured.
+int64_t state_work(const CellShape& s) { return s.height * s.width * s.channels; }
+
+template <typename T>
+void run_forward(const MixedCellKernels<T>& kernel, const CellForward<T>& p) {
+  const CellShape& s = p.plan.shape;
+  const CellArguments<T>& arguments = p;
+  const int64_t images = s.groups * s.images;
+  const int64_t states = s.inputs + s.nodes;
+  const int64_t norm_work = s.images * s.channels * 4;
+  run_phase(kernel.pack, arguments, s.blocks, p.packed_stride);
+  for (int64_t node = s.inputs; node < states; ++node) {
+    const int64_t entering = list_size(p.plan.entering, node);
+    const int64_t chains = list_size(p.plan.chains, node);
+    CellStep<CellForward<T>> step = {&p, node, false};
+    run_phase(kernel.first, step, images, state_work(s) * (entering + 1));
+    run_phase(kernel.norms, step, s.groups * entering, norm_work);
+    if (chains == 0) continue;
+    run_phase(kernel.second, step, images * chains, state_work(s) * 4);
+    step.chains = true;
+    run_phase(kernel.norms, step, s.groups * chains, norm_work);
+  }
+  const CellStep<CellForward<T>> last = {&p, states, false};
+  run_phase(kernel.first, last, images, state_work(s) * 4);
+}
+
+using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor>;
+
+Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList convolutions,
+                   at::TensorList gammas, at::TensorList betas, at::TensorList running_means,
+                   at::TensorList running_vars, at::IntArrayRef ops, at::IntArrayRef norms,
+                   at::ArrayRef<double> eps, int64_t nodes, int64_t multiplier, int64_t stride,
+                   int64_t groups, const OptionalTensor& active, bool save) {
+  static constexpr char op[] = "mixed_cell";
+  const MixedCellArguments a =
+      check_mixed_cell(op,
+                       {states, weights, convolutions, gammas, betas, ops, norms, eps, nodes,
+                        multiplier, stride, groups, active},
+                       save);
+  const CellShape& s = a.plan.shape;
+  const auto means = check_per_norm(op, "running_means", running_means, a.plan, states[0]);
+  const auto variances = check_per_norm(op, "running_vars", running_vars, a.plan, states[0]);
+  for (int64_t b = 0; b < s.norms; ++b) {
+    TORCH_CHECK_VALUE(
+        a.norms[b] != Norm::kRunning || (means[b].defined() && variances[b].defined()), op,
+        ": a running norm needs running_means and running_vars, got none for norm ", b);
+  }
+  const auto options = a.states[0].options().memory_format(std::nullopt);
+  const int64_t images = s.groups * s.images;
+  Tensor output = at::empty({images, s.multiplier * s.channels, s.node_height, s.node_width},
+                            options, kChannelsLast);
+  Tensor maps = arena_empty(a.plan.slots * slot_elements(s), options);
+  Tensor mean = at::empty({groups, s.norms, s.channels}, options);
+  Tensor var = at::empty({groups, s.norms, s.channels}, options);
+  AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), op, [&] {
+    const MixedCellKernels<scalar_t>& kernel = kernels<scalar_t>();
+    const Pointers<scalar_t> pointers(a);
+    const auto running_mean = read_pointers<scalar_t>(means);
+    const auto running_var = read_pointers<scalar_t>(variances);
+    CellForward<scalar_t> p;
+    set_arguments(p, a, pointers);
+    constexpr int64_t size = sizeof(scalar_t);
+    const int64_t period = kernel.period(s.channels);
+    p.packed_stride = kernel.packed_size(p.plan);
+    p.scratch_stride = kernel.forward_scratch(p.plan);
+    Workspace work;
+    const int64_t packed = work.reserve(s.blocks * p.packed_stride * size);
+    const int64_t scratch = work.reserve(at::get_num_threads() * p.scratch_stride * size);
+    const int64_t moments = (s.blocks + s.pools) * images * s.channels;
+    const int64_t partial = work.reserve(2 * moments * sizeof(double));
+    const int64_t rows = groups * s.norms;
+    const int64_t patterns = work.reserve((3 * rows + 1 + groups * s.ops) * period * size);
+    work.allocate();
+    p.packed = work.get<scalar_t>(packed);
+    p.scratch = work.get<scalar_t>(scratch);
+    p.partial_mean = work.get<double>(partial);
+    p.partial_square = p.partial_mean + moments;
+    p.center = work.get<scalar_t>(patterns);
+    p.scale = p.center + (rows + 1) * period;
+    p.shift = p.scale + rows * period;
+    p.term_scale = p.shift + rows * period;
+    std::fill_n(p.center + rows * period, period, scalar_t(0));
+    p.maps = write_pointer<scalar_t>(maps);
+    p.mean = write_pointer<scalar_t>(mean);
+    p.var = write_pointer<scalar_t>(var);
+    p.running_mean = running_mean.data();
+    p.running_var = running_var.data();
+    p.output = write_pointer<scalar_t>(output);
+    run_forward(kernel, p);
+  });
+  if (!save) maps = at::empty({0}, options);
+  return {output, maps, mean, var};
+}
+
+template <typename T>
+void run_backward(const MixedCellKernels<T>& kernel, const CellBackward<T>& p) {
+  const CellShape& s = p.plan.shape;
+  const CellArguments<T>& arguments = p;
+  const int64_t chunks = s.groups * ((s.images + p.chunk_images - 1) / p.chunk_images);
+  const int64_t work = state_work(s) * p.chunk_images;
+  const int64_t norm_work = s.images * s.channels * 4;
+  run_phase(kernel.pack, arguments, s.blocks, p.packed_stride);
+  run_phase(kernel.prepare, p, s.groups * s.norms, s.channels * 8);
+  for (int64_t node = s.inputs + s.nodes; node >= s.inputs; --node) {
+    const CellStep<CellBackward<T>> step = {&p, node, false};
+    run_phase(kernel.grad_first, step, chunks, work * 8);
+    if (node == s.inputs) break;
+    const CellStep<CellBackward<T>> next = {&p, node - 1, false};
+    const int64_t chains = list_size(p.plan.chains, node - 1);
+    run_phase(kernel.node_norms, next, s.groups * list_size(p.plan.entering, node - 1), norm_work);
+    if (chains == 0) continue;
+    run_phase(kernel.grad_second, next, chunks * chains, work * 4);
+    run_phase(kernel.inner_norms, next, s.groups * chains, norm_work);
+  }
+  if (p.partial_weights != nullptr) {
+    run_phase(kernel.weights, p, s.blocks, chunks * p.partial_stride);
+  }
+  run_phase(kernel.parameters, p, s.norms, s.groups * s.channels);
+}
+
+using Backward = std::tuple<std::vector<Tensor>, Tensor, std::vector<Tensor>, std::vector<Tensor>,
+                            std::vector<Tensor>>;
+
+// At most this many rows of weight gradients per group, and two images in each: rows are memory to
+// write and to sum, but bound how many threads can share a step.
+constexpr int64_t kMostChunks = 16;
+
+Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, const Tensor& mean,
+                             const Tensor& var, at::TensorList states, const Tensor& weights,
+                             at::TensorList convolutions, at::TensorList gammas,
+                             at::TensorList betas, at::IntArrayRef ops, at::IntArrayRef norms,
+                             at::ArrayRef<double> eps, int64_t nodes, int64_t multiplier,
+                             int64_t stride, int64_t groups, const OptionalTensor& active,
+                             c10::List<bool> output_mask) {
+  static constexpr char op[] = "mixed_cell_backward";
+  const MixedCellArguments a =
+      check_mixed_cell(op,
+                       {states, weights, convolutions, gammas, betas, ops, norms, eps, nodes,
+                        multiplier, stride, groups, active},
+                       true);
+  const CellShape& s = a.plan.shape;
+  const auto options = a.states[0].options().memory_format(std::nullopt);
+  const int64_t images = s.groups * s.images;
+  check_like(op, "grad_output", grad_output,
+             {images, s.multiplier * s.channels, s.node_height, s.node_width}, a.states[0]);
+  check_like(op, "saved", saved, {a.plan.slots * slot_elements(s)}, a.states[0]);
+  check_like(op, "mean", mean, {groups, s.norms, s.channels}, a.states[0]);
+  check_like(op, "var", var, {groups, s.norms, s.channels}, a.states[0]);
+  const size_t expected = states.size() + 1 + convolutions.size() + gammas.size() + betas.size();
+  TORCH_CHECK_VALUE(output_mask.size() == expected, op, ": output_mask must have ", expected,
+                    " entries, got ", output_mask.size());
+  const Tensor g = grad_output.contiguous(kChannelsLast);
+  const Tensor given_mean = mean.contiguous(), given_var = var.contiguous();
+  size_t next = 0;
+  const auto wanted = [&](at::TensorList like) {
+    std::vector<Tensor> grads;
+    for (const Tensor& tensor : like) {
+      const bool want = output_mask[next++] && tensor.numel() > 0;
+      grads.push_back(want ? at::zeros(tensor.sizes(), options) : at::empty({0}, options));
+    }
+    return grads;
+  };
+  std::vector<Tensor> grad_states;
+  for (const Tensor& state : a.states) {
+    grad_states.push_back(output_mask[next++] ? at::empty(state.sizes(), options, kChannelsLast)
+                                              : at::empty({0}, options));
+  }
+  Tensor grad_weights =
+      output_mask[next++] ? at::empty({groups, s.ops}, options) : at::empty({0}, options);
+  std::vector<Tensor> grad_convolutions = wanted(convolutions);
+  std::vector<Tensor> grad_gammas = wanted(gammas), grad_betas = wanted(betas);
+  // Per block: which entries of the list are its weights.
+  std::vector<Tensor> grad_first, grad_second;
+  bool want_convolutions = false;
+  next = 0;
+  for (const ConvBlock& block : a.plan.blocks) {
+    grad_first.push_back(grad_convolutions[next++]);
+    grad_second.push_back(block.kind == ConvKind::kDense ? Tensor() : grad_convolutions[next++]);
+    want_convolutions = want_convolutions || grad_first.back().numel() > 0 ||
+                        (grad_second.back().defined() && grad_second.back().numel() > 0);
+  }
+  AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), op, [&] {
+    const MixedCellKernels<scalar_t>& kernel = kernels<scalar_t>();
+    const Pointers<scalar_t> pointers(a);
+    CellBackward<scalar_t> p;
+    set_arguments(p, a, pointers);
+    constexpr int64_t size = sizeof(scalar_t);
+    const int64_t period = kernel.period(s.channels);
+    p.packed_stride = kernel.packed_size(p.plan);
+    p.scratch_stride = kernel.backward_scratch(p.plan);
+    p.partial_stride = kernel.partial_size(p.plan);
+    p.chunk_images = std::max<int64_t>(2, (s.images + kMostChunks - 1) / kMostChunks);
+    const int64_t chunks = groups * ((s.images + p.chunk_images - 1) / p.chunk_images);
+    const int64_t rows = groups * s.norms;
+    Workspace work;
+    const int64_t packed = work.reserve(s.blocks * p.packed_stride * size);
+    const int64_t scratch = work.reserve(at::get_num_threads() * p.scratch_stride * size);
+    const int64_t partial =
+        work.reserve(want_convolutions ? s.blocks * chunks * p.partial_stride * size : 0);
+    const int64_t patterns = work.reserve((6 * rows + 1) * period * size);
+    const int64_t partial_sums =
+        work.reserve((s.ops + s.nodes) * images * s.channels * sizeof(double));
+    const int64_t inner_sums = work.reserve(s.ops * images * 2 * s.channels * sizeof(double));
+    const int64_t term_sums = work.reserve(s.ops * groups * s.channels * sizeof(double));
+    const int64_t norm_sums = work.reserve(rows * 2 * s.channels * sizeof(double));
+    const int64_t op_sums = work.reserve(s.ops * groups * sizeof(double));
+    const int64_t grad_inner = work.reserve(a.plan.most_chains() * p.slot * size);
+    const int64_t grad_pools = work.reserve(s.pools * p.slot * size);
+    const int64_t grad_nodes = work.reserve(s.nodes * p.slot * size);
+    work.allocate();
+    p.grad_output = g.const_data_ptr<scalar_t>();
+    p.maps = const_cast<scalar_t*>(saved.const_data_ptr<scalar_t>());
+    p.mean = const_cast<scalar_t*>(given_mean.const_data_ptr<scalar_t>());
+    p.var = const_cast<scalar_t*>(given_var.const_data_ptr<scalar_t>());
+    p.packed = work.get<scalar_t>(packed);
+    p.scratch = work.get<scalar_t>(scratch);
+    p.partial_weights = want_convolutions ? work.get<scalar_t>(partial) : nullptr;
+    p.center = work.get<scalar_t>(patterns);
+    p.inner_scale = p.center + (rows + 1) * period;
+    p.inner_shift = p.inner_scale + rows * period;
+    p.grad_scale = p.inner_shift + rows * period;
+    p.grad_mean = p.grad_scale + rows * period;
+    p.grad_slope = p.grad_mean + rows * period;
+    std::fill_n(p.center + rows * period, period, scalar_t(0));
+    p.partial_sums = work.get<double>(partial_sums);
+    p.inner_sums = work.get<double>(inner_sums);
+    p.term_sums = work.get<double>(term_sums);
+    p.norm_sums = work.get<double>(norm_sums);
+    p.op_sums = work.get<double>(op_sums);
+    p.grad_inner = work.get<scalar_t>(grad_inner);
+    p.grad_nodes = work.get<scalar_t>(grad_nodes);
+    p.grad_pools = work.get<scalar_t>(grad_pools);
+    const auto gx = write_pointers<scalar_t>(grad_states);
+    const auto g1 = write_pointers<scalar_t>(grad_first),
+               g2 = write_pointers<scalar_t>(grad_second);
+    auto gg = write_pointers<scalar_t>(grad_gammas), gb = write_pointers<scalar_t>(grad_betas);
+    gg.resize(s.norms, nullptr);
+    gb.resize(s.norms, nullptr);
+    p.grad_states = gx.data();
+    p.grad_first = g1.data();
+    p.grad_second = g2.data();
+    p.grad_gamma = gg.data();
+    p.grad_beta = gb.data();
+    run_backward(kernel, p);
+    if (grad_weights.numel() > 0) {
+      scalar_t* out = grad_weights.data_ptr<scalar_t>();
+      for (int64_t group = 0; group < groups; ++group) {
+        for (int64_t k = 0; k < s.ops; ++k) {
+          out[group * s.ops + k] = static_cast<scalar_t>(p.op_sums[k * groups + group]);
+        }
+      }
+    }
+  });
+  return {grad_states, grad_weights, grad_convolutions, grad_gammas, grad_betas};
+}
+
+TORCH_LIBRARY_IMPL(darts_fast, CPU, m) {
+  m.impl("mixed_cell", mixed_cell);
+  m.impl("mixed_cell_backward", mixed_cell_backward);
+}
+
+}  // namespace
+}  // namespace darts_fast::cpu

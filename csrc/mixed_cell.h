@@ -1,0 +1,151 @@
+// SPDX-License-Identifier: Apache-2.0
+// Shapes, plan and pointers of mixed_cell and mixed_cell_backward. Torch-free.
+//
+// A cell has S input states and `nodes` nodes, all of C channels; node i is the sum over candidate
+// operations k on edges (source, i) of w_k * op_k(source). Ops that leave an input state share one
+// stride, ops that leave a node have stride 1, so that every map of an op has the size of a node.
+#pragma once
+
+#include <cstdint>
+
+#include "conv_block.h"
+#include "node_sum.h"
+
+namespace darts_fast {
+
+enum class CellOpKind : int64_t {
+  kNone = 0,
+  kIdentity = 1,
+  kMaxPool = 2,
+  kAvgPool = 3,
+  kSeparable = 4,
+  kSeparableTwice = 5,
+  kDense = 6,
+  kFactorizedReduce = 7,
+};
+
+struct CellShape {
+  int64_t groups;
+  int64_t images;  // per group
+  int64_t inputs;  // S
+  int64_t nodes;
+  int64_t ops;     // K
+  int64_t norms;   // B
+  int64_t blocks;  // convolution blocks of all ops
+  int64_t pools;   // distinct pairs of a state and a kind of pool
+  int64_t channels;
+  int64_t height;  // of the input states
+  int64_t width;
+  int64_t node_height;  // of nodes and maps
+  int64_t node_width;
+  int64_t stride;      // of the ops that leave an input state
+  int64_t multiplier;  // nodes in the output, the last ones
+};
+
+// -1 stands for "has none".
+struct CellOp {
+  int64_t source;
+  int64_t node;  // as a state, S or more
+  CellOpKind kind;
+  int64_t norm;       // slot of the last batch norm
+  int64_t block;      // the first convolution block; the second of a chain follows it
+  int64_t map;        // slot of what the last batch norm is given
+  int64_t inner_map;  // slot of the first block's output in a chain
+  int64_t pool;
+};
+
+struct CellPool {
+  int64_t source;
+  CellOpKind kind;
+  int64_t map;
+};
+
+// Ops by state, or pools by state: of state s the entries [at[s], at[s + 1]).
+struct CellList {
+  const int64_t* entries;
+  const int64_t* at;
+};
+
+struct CellPlan {
+  CellShape shape;
+  const CellOp* ops;        // [K]
+  const CellPool* pools;    // [pools]
+  const ConvBlock* blocks;  // [blocks]
+  const int64_t* block_op;  // [blocks] the op of a block
+  const int64_t* node_map;  // [nodes] slot of a node that ops leave
+  int64_t input_pad;        // reach of the first blocks that leave an input state
+  int64_t node_pad;         // reach of the first blocks that leave a node
+  int64_t chain_pad;        // reach of the second blocks
+  CellList leaving;         // by source
+  CellList entering;        // by node, and within a node in the order of the sources
+  CellList chains;          // those of `entering` that are chains of two blocks
+  CellList state_pools;     // by source
+};
+
+// What forward and backward share. Maps and nodes are slots of [G * N, H', W', C] in one buffer.
+template <typename T>
+struct CellArguments {
+  CellPlan plan;
+  const T* const* states;  // [S] -> [G * N, H, W, C]
+  const T* weights;        // [G, K]
+  const T* const* first;   // [blocks] depthwise, dense or first half
+  const T* const* second;  // [blocks] pointwise or second half
+  const T* const* gamma;   // [B] -> [C] or null
+  const T* const* beta;    // [B] -> [C] or null
+  const Norm* norms;       // [B]
+  const double* eps;       // [B]
+  const uint8_t* active;   // [G, K]
+  T* maps;                 // slots
+  int64_t slot;            // elements of a slot
+  T* packed;               // scratch: one row of packed weights per block
+  int64_t packed_stride;
+  T* scratch;  // scratch: one row per thread
+  int64_t scratch_stride;
+  T* mean;  // [G, B, C]
+  T* var;   // [G, B, C], biased
+};
+
+template <typename T>
+struct CellForward : CellArguments<T> {
+  const T* const* running_mean;  // [B] -> [C]; read where norms is kRunning
+  const T* const* running_var;
+  double* partial_mean;    // [blocks + pools, G, N, C]
+  double* partial_square;  // [blocks + pools, G, N, C]
+  T* center;               // [G, B, period] of the norms: (y - center) * scale + shift; and a row
+                           // of zeros for terms without a norm
+  T* scale;                // [G, B, period]
+  T* shift;                // [G, B, period]
+  T* term_scale;           // [G, K, period]: w * scale of the op's last norm
+  T* output;               // [G * N, H', W', multiplier * C]
+};
+
+template <typename T>
+struct CellBackward : CellArguments<T> {
+  const T* grad_output;  // [G * N, H', W', multiplier * C]
+  int64_t chunk_images;  // images of one group whose weight gradients share a row
+  T* partial_weights;    // [blocks, G * chunks] rows; null = not wanted
+  int64_t partial_stride;
+  T* center;             // [G, B, period], and a row of zeros for terms without a norm
+  T* grad_scale;         // [G, B, period]: dL/dy = grad_scale * ((g - grad_mean)
+  T* grad_mean;          // [G, B, period]                        - grad_slope * (y - center))
+  T* grad_slope;         // [G, B, period]
+  T* inner_scale;        // [G, B, period] of chains: the first norm's scale and shift, for the
+  T* inner_shift;        // [G, B, period] second block's input
+  double* partial_sums;  // [K + nodes, G * N, C]: sum g * (y - center) per op, sum g per node
+  double* inner_sums;    // [K, G * N, 2, C]: the same of a chain's first norm
+  double* term_sums;     // [K, G, C]: sum g of the op's node
+  double* norm_sums;     // [B, G, 2, C]: S1 and S2 of every norm
+  double* op_sums;       // [K, G]: dL/dw
+  T* grad_inner;         // [chains into a node] slots: gradient behind a chain's first norm
+  T* grad_nodes;         // [nodes] slots
+  T* grad_pools;         // [pools] slots: gradient of the pooled maps
+  // outputs; null = nobody asked
+  T* const* grad_states;  // [S]
+  T* grad_weights;        // [G, K]
+  T* const* grad_first;   // [blocks]
+  T* const* grad_second;  // [blocks]
+  T* const* grad_gamma;   // [B]
+  T* const* grad_beta;    // [B]
+};
+
+}  // namespace darts_fast

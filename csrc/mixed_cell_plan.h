@@ -1,0 +1,73 @@
+// SPDX-License-Identifier: Apache-2.0
+// The checked arguments of mixed_cell and the plan made from them, for every backend.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <optional>
+#include <vector>
+
+#include "mixed_cell.h"
+
+namespace darts_fast {
+
+// The arguments of the schema that forward and backward share, as they come in.
+struct MixedCellInputs {
+  at::TensorList states;
+  const at::Tensor& weights;
+  at::TensorList convolutions;
+  at::TensorList gammas;
+  at::TensorList betas;
+  at::IntArrayRef ops;
+  at::IntArrayRef norms;
+  at::ArrayRef<double> eps;
+  int64_t nodes;
+  int64_t multiplier;
+  int64_t stride;
+  int64_t groups;
+  const std::optional<at::Tensor>& active;
+};
+
+// Owns what a CellPlan points to.
+struct MixedCellPlan {
+  CellShape shape;
+  std::vector<CellOp> ops;
+  std::vector<CellPool> pools;
+  std::vector<ConvBlock> blocks;
+  std::vector<int64_t> block_op;
+  std::vector<int64_t> node_map;
+  int64_t input_pad = 0, node_pad = 0, chain_pad = 0;
+  std::vector<int64_t> leaving, leaving_at;
+  std::vector<int64_t> entering, entering_at;
+  std::vector<int64_t> chains, chains_at;
+  std::vector<int64_t> state_pools, state_pools_at;
+  int64_t slots;  // maps of G * N nodes that the buffer holds
+
+  CellPlan view() const;
+
+  // At most this many chains enter one node.
+  int64_t most_chains() const;
+};
+
+struct MixedCellArguments {
+  MixedCellPlan plan;
+  std::vector<at::Tensor> states;  // channels_last
+  at::Tensor weights;              // [G, K]
+  std::vector<at::Tensor> first;   // per block, contiguous: depthwise, dense or first half
+  std::vector<at::Tensor> second;  // per block: pointwise or second half, undefined for dense ones
+  std::vector<at::Tensor> gammas;  // per norm, undefined where there is none
+  std::vector<at::Tensor> betas;
+  std::vector<Norm> norms;
+  std::vector<double> eps;
+  at::Tensor active;  // bool [G, K] on the CPU
+};
+
+// Raises with the op's name where anything does not fit. `save`: every map keeps a slot of its own;
+// otherwise a slot is used again once nothing reads it.
+MixedCellArguments check_mixed_cell(const char* op, const MixedCellInputs& inputs, bool save);
+
+// The tensors of a list that is empty or has one entry [C] or [0] per norm; undefined for [0].
+std::vector<at::Tensor> check_per_norm(const char* op, const char* name, at::TensorList values,
+                                       const MixedCellPlan& plan, const at::Tensor& like);
+
+}  // namespace darts_fast
