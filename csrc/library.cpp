@@ -40,6 +40,15 @@ TORCH_LIBRARY(darts_fast, m) {
       "Tensor? active, bool[] output_mask) "
       "-> (Tensor[] grad_states, Tensor grad_weights, Tensor[] grad_convolutions, "
       "Tensor[] grad_gammas, Tensor[] grad_betas)");
+  m.def(
+      "relu_conv_norm(Tensor input, Tensor[] weights, Tensor? gamma, Tensor? beta, "
+      "Tensor? running_mean, Tensor? running_var, int norm, float eps, int stride, int groups) "
+      "-> (Tensor output, Tensor raw, Tensor mean, Tensor var)");
+  m.def(
+      "relu_conv_norm_backward(Tensor grad_output, Tensor input, Tensor raw, Tensor mean, "
+      "Tensor var, Tensor[] weights, Tensor? gamma, Tensor? beta, int norm, float eps, int stride, "
+      "int groups, bool[] output_mask) "
+      "-> (Tensor grad_input, Tensor[] grad_weights, Tensor grad_gamma, Tensor grad_beta)");
 }
 
 PYBIND11_MODULE(_C, m) {

@@ -7,13 +7,17 @@ from darts_fast._extension import (
     cpu_capability,
     set_cpu_capability,
 )
+from darts_fast.accelerate import accelerate, accelerated, restore
 
 __version__ = "0.1.0"
 
 __all__ = [
     "__version__",
+    "accelerate",
+    "accelerated",
     "available_cpu_capabilities",
     "build_info",
     "cpu_capability",
+    "restore",
     "set_cpu_capability",
 ]

@@ -12,10 +12,10 @@
 #include <vector>
 
 #include "checks.h"
-#include "cpu/arena.h"
 #include "cpu/dispatch.h"
 #include "cpu/kernels/mixed_cell_kernels.h"
-#include "mixed_cell_plan.h"
+#include "cpu/workspace.h"
+#include "mixed_cell_checks.h"
 
 namespace darts_fast::cpu {
 namespace {
@@ -66,28 +66,6 @@ int64_t slot_elements(const CellShape& s) {
   const int64_t size = s.groups * s.images * s.node_height * s.node_width * s.channels;
   return (size + 15) / 16 * 16 + kStagger;
 }
-
-// Workspace of one call, cut from one block.
-class Workspace {
- public:
-  // Rounds to whole cache lines; returns the place, to be resolved once the block exists.
-  int64_t reserve(int64_t bytes) {
-    const int64_t at = bytes_;
-    bytes_ += (bytes + 63) / 64 * 64;
-    return at;
-  }
-
-  void allocate() { block_ = arena_empty(bytes_, at::TensorOptions().dtype(at::kByte)); }
-
-  template <typename T>
-  T* get(int64_t at) const {
-    return reinterpret_cast<T*>(static_cast<char*>(block_.mutable_data_ptr()) + at);
-  }
-
- private:
-  int64_t bytes_ = 0;
-  Tensor block_;
-};
 
 // Pointer tables of the shared arguments.
 template <typename T>
@@ -182,17 +160,16 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     const auto running_var = read_pointers<scalar_t>(variances);
     CellForward<scalar_t> p;
     set_arguments(p, a, pointers);
-    constexpr int64_t size = sizeof(scalar_t);
     const int64_t period = kernel.period(s.channels);
     p.packed_stride = kernel.packed_size(p.plan);
     p.scratch_stride = kernel.forward_scratch(p.plan);
     Workspace work;
-    const int64_t packed = work.reserve(s.blocks * p.packed_stride * size);
-    const int64_t scratch = work.reserve(at::get_num_threads() * p.scratch_stride * size);
+    const int64_t packed = work.reserve<scalar_t>(s.blocks * p.packed_stride);
+    const int64_t scratch = work.reserve<scalar_t>(at::get_num_threads() * p.scratch_stride);
     const int64_t moments = (s.blocks + s.pools) * images * s.channels;
-    const int64_t partial = work.reserve(2 * moments * sizeof(double));
+    const int64_t partial = work.reserve<double>(2 * moments);
     const int64_t rows = groups * s.norms;
-    const int64_t patterns = work.reserve((3 * rows + 1 + groups * s.ops) * period * size);
+    const int64_t patterns = work.reserve<scalar_t>((3 * rows + 1 + groups * s.ops) * period);
     work.allocate();
     p.packed = work.get<scalar_t>(packed);
     p.scratch = work.get<scalar_t>(scratch);
@@ -244,10 +221,6 @@ void run_backward(const MixedCellKernels<T>& kernel, const CellBackward<T>& p) {
 using Backward = std::tuple<std::vector<Tensor>, Tensor, std::vector<Tensor>, std::vector<Tensor>,
                             std::vector<Tensor>>;
 
-// At most this many rows of weight gradients per group, and two images in each: rows are memory to
-// write and to sum, but bound how many threads can share a step.
-constexpr int64_t kMostChunks = 16;
-
 Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, const Tensor& mean,
                              const Tensor& var, at::TensorList states, const Tensor& weights,
                              at::TensorList convolutions, at::TensorList gammas,
@@ -289,7 +262,7 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
                                               : at::empty({0}, options));
   }
   Tensor grad_weights =
-      output_mask[next++] ? at::empty({groups, s.ops}, options) : at::empty({0}, options);
+      output_mask[next++] ? at::zeros({groups, s.ops}, options) : at::empty({0}, options);
   std::vector<Tensor> grad_convolutions = wanted(convolutions);
   std::vector<Tensor> grad_gammas = wanted(gammas), grad_betas = wanted(betas);
   // Per block: which entries of the list are its weights.
@@ -302,34 +275,34 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
     want_convolutions = want_convolutions || grad_first.back().numel() > 0 ||
                         (grad_second.back().defined() && grad_second.back().numel() > 0);
   }
+  // Without images the gradients are the zeros that they began as.
+  if (images == 0) return {grad_states, grad_weights, grad_convolutions, grad_gammas, grad_betas};
   AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), op, [&] {
     const MixedCellKernels<scalar_t>& kernel = kernels<scalar_t>();
     const Pointers<scalar_t> pointers(a);
     CellBackward<scalar_t> p;
     set_arguments(p, a, pointers);
-    constexpr int64_t size = sizeof(scalar_t);
     const int64_t period = kernel.period(s.channels);
     p.packed_stride = kernel.packed_size(p.plan);
     p.scratch_stride = kernel.backward_scratch(p.plan);
     p.partial_stride = kernel.partial_size(p.plan);
-    p.chunk_images = std::max<int64_t>(2, (s.images + kMostChunks - 1) / kMostChunks);
+    p.chunk_images = chunk_images(s.images);
     const int64_t chunks = groups * ((s.images + p.chunk_images - 1) / p.chunk_images);
     const int64_t rows = groups * s.norms;
     Workspace work;
-    const int64_t packed = work.reserve(s.blocks * p.packed_stride * size);
-    const int64_t scratch = work.reserve(at::get_num_threads() * p.scratch_stride * size);
+    const int64_t packed = work.reserve<scalar_t>(s.blocks * p.packed_stride);
+    const int64_t scratch = work.reserve<scalar_t>(at::get_num_threads() * p.scratch_stride);
     const int64_t partial =
-        work.reserve(want_convolutions ? s.blocks * chunks * p.partial_stride * size : 0);
-    const int64_t patterns = work.reserve((6 * rows + 1) * period * size);
-    const int64_t partial_sums =
-        work.reserve((s.ops + s.nodes) * images * s.channels * sizeof(double));
-    const int64_t inner_sums = work.reserve(s.ops * images * 2 * s.channels * sizeof(double));
-    const int64_t term_sums = work.reserve(s.ops * groups * s.channels * sizeof(double));
-    const int64_t norm_sums = work.reserve(rows * 2 * s.channels * sizeof(double));
-    const int64_t op_sums = work.reserve(s.ops * groups * sizeof(double));
-    const int64_t grad_inner = work.reserve(a.plan.most_chains() * p.slot * size);
-    const int64_t grad_pools = work.reserve(s.pools * p.slot * size);
-    const int64_t grad_nodes = work.reserve(s.nodes * p.slot * size);
+        work.reserve<scalar_t>(want_convolutions ? s.blocks * chunks * p.partial_stride : 0);
+    const int64_t patterns = work.reserve<scalar_t>((6 * rows + 1) * period);
+    const int64_t partial_sums = work.reserve<double>((s.ops + s.nodes) * images * s.channels);
+    const int64_t inner_sums = work.reserve<double>(s.ops * images * 2 * s.channels);
+    const int64_t term_sums = work.reserve<double>(s.ops * groups * s.channels);
+    const int64_t norm_sums = work.reserve<double>(rows * 2 * s.channels);
+    const int64_t op_sums = work.reserve<double>(s.ops * groups);
+    const int64_t grad_inner = work.reserve<scalar_t>(a.plan.most_chains() * p.slot);
+    const int64_t grad_pools = work.reserve<scalar_t>(s.pools * p.slot);
+    const int64_t grad_nodes = work.reserve<scalar_t>(s.nodes * p.slot);
     work.allocate();
     p.grad_output = g.const_data_ptr<scalar_t>();
     p.maps = const_cast<scalar_t*>(saved.const_data_ptr<scalar_t>());

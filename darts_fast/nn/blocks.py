@@ -15,9 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_fast.functional import conv_blocks, update_running_statistics
-from darts_fast.nn.operations import DilConv, SepConv
-
-_KERNELS = (3, 5, 7)
+from darts_fast.nn.plan import describe
 
 
 @dataclass(frozen=True)
@@ -33,52 +31,29 @@ class Block:
         return self.depthwise.stride[0]
 
 
-def plan(op: nn.Module) -> list[Block] | None:
-    """The blocks of an operation, or None where the native op does not say the same.
+def separable_blocks(op: nn.Module) -> list[Block] | None:
+    """The blocks of an operation that is a chain of them, else None.
 
     The caller has made sure that calling the op does no more than its forward (no hooks).
     """
-    if type(op) not in (SepConv, DilConv):
+    parts = describe(op)
+    if parts is None or parts.kind not in ("separable", "separable_twice"):
         return None
-    layers = list(cast(SepConv, op).op)
-    blocks = []
-    for first in range(0, len(layers), 4):
-        relu, depthwise, pointwise, norm = layers[first : first + 4]
-        # Exact types: a subclass or a parametrization may compute something else.
-        kinds = (type(relu), type(depthwise), type(pointwise), type(norm))
-        if kinds != (nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d):
-            return None
-        block = Block(
-            cast(nn.Conv2d, depthwise), cast(nn.Conv2d, pointwise), cast(nn.BatchNorm2d, norm)
-        )
-        if not _is_separable(block.depthwise, block.pointwise):
-            return None
-        blocks.append(block)
-    return blocks
-
-
-def _is_separable(depthwise: nn.Conv2d, pointwise: nn.Conv2d) -> bool:
-    size, dilation = depthwise.kernel_size[0], depthwise.dilation[0]
-    reach = dilation * (size - 1) // 2
-    return (
-        size in _KERNELS
-        and depthwise.kernel_size == (size, size)
-        and depthwise.dilation == (dilation, dilation)
-        and depthwise.padding == (reach, reach)
-        and depthwise.stride in ((1, 1), (2, 2))
-        and depthwise.padding_mode == "zeros"
-        and depthwise.groups == depthwise.in_channels == depthwise.out_channels
-        and pointwise.kernel_size == pointwise.stride == (1, 1)
-        and pointwise.padding == (0, 0)
-        and pointwise.groups == 1
-        and depthwise.bias is None
-        and pointwise.bias is None
-    )
+    chain = zip(parts.convolutions[::2], parts.convolutions[1::2], parts.norms, strict=True)
+    return [
+        Block(depthwise, pointwise, cast(nn.BatchNorm2d, norm))
+        for depthwise, pointwise, norm in chain
+    ]
 
 
 def norm_kind(norm: nn.BatchNorm2d) -> str:
     """ "batch" or "running": which statistics the module's own forward would use now."""
     return "batch" if norm.training or norm.running_mean is None else "running"
+
+
+def moves(norm: nn.BatchNorm2d) -> bool:
+    """Whether the module's own forward would move its running statistics now."""
+    return norm.training and norm.track_running_stats
 
 
 def run_plans(plans: Sequence[list[Block]], inputs: Sequence[Tensor]) -> list[Tensor]:
@@ -154,7 +129,7 @@ def _second_blocks(
             beta=torch.stack([norm.bias for norm in norms]) if affine else None,
             eps=cast(float, eps),
         )
-        training = [i for i, norm in enumerate(norms) if norm.training]
+        training = [i for i, norm in enumerate(norms) if moves(norm)]
         update_running_statistics(
             [norms[i] for i in training],
             means[training],

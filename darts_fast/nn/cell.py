@@ -10,9 +10,10 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
+from darts_fast.nn.fused_cell import native_plan, run_cell, run_preprocess
 from darts_fast.nn.mixed_op import MixedOp, check_weights, check_zero_rule, weighted_sum
-from darts_fast.nn.node import has_hooks
 from darts_fast.nn.operations import FactorizedReduce, ReLUConvBN, drop_path
+from darts_fast.nn.plan import CellPlan, has_hooks, plan_cell
 
 
 class Cell(nn.Module):
@@ -79,17 +80,32 @@ class Cell(nn.Module):
         drop_prob > 0 applies drop-path to the output of every edge, in training only.
         """
         check_weights("Cell", weights, (len(self._ops), len(self.primitives[0])))
-        states = [self.preprocess0(s0), self.preprocess1(s1)]
+        states = [run_preprocess(self.preprocess0, s0), run_preprocess(self.preprocess1, s1)]
+        drop_prob = drop_prob if self.training else 0.0
+        if drop_prob == 0.0:
+            plan = native_plan(self, self._ops, self._plan, states[0], weights)
+            if plan is not None:
+                return run_cell(plan, states, weights, self.zero)
         for node in range(2, self._steps + 2):
             states.append(self._node(states, node, weights, drop_prob))
         return torch.cat(states[-self._multiplier :], dim=1)
+
+    def _plan(self) -> CellPlan | None:
+        if not all(type(edge).forward is MixedOp.forward for edge in self._ops):
+            return None
+        ends = [(state, node) for node in range(2, self._steps + 2) for state in range(node)]
+        edges = [
+            (*end, list(cast(MixedOp, edge)._ops))
+            for end, edge in zip(ends, self._ops, strict=True)
+        ]
+        return plan_cell(edges, inputs=2, nodes=self._steps, multiplier=self._multiplier)
 
     def _node(self, states: list[Tensor], node: int, weights: Tensor, drop_prob: float) -> Tensor:
         """Sum of the edges into `node`, in the order of the states; states has node entries."""
         first = (node - 2) * (node + 1) // 2
         edges = [cast(MixedOp, self._ops[first + state]) for state in range(node)]
-        drop_prob = drop_prob if self.training else 0.0
-        if drop_prob > 0.0 or any(has_hooks(edge) for edge in edges):
+        own = any(has_hooks(edge) or type(edge).forward is not MixedOp.forward for edge in edges)
+        if drop_prob > 0.0 or own:
             outs = (
                 drop_path(edge(state, weights[first + i]), drop_prob)
                 for i, (edge, state) in enumerate(zip(edges, states, strict=True))

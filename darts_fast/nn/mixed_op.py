@@ -17,8 +17,10 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
+from darts_fast.nn.fused_cell import native_plan, run_cell
 from darts_fast.nn.node import fused_node, runs_fused
 from darts_fast.nn.operations import OPS, strided_shape
+from darts_fast.nn.plan import CellPlan, plan_cell
 
 ZERO_RULES = ("multiply", "skip")
 
@@ -89,8 +91,14 @@ class MixedOp(nn.Module):
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """x [N, C, H, W], weights [ops] -> [N, C, H/stride, W/stride]."""
         check_weights("MixedOp", weights, (len(self._ops),))
+        plan = native_plan(self, self._ops, self._plan, x, weights)
+        if plan is not None:
+            return run_cell(plan, [x], weights, self.zero)
         ops = list(self._ops)
         return weighted_sum(ops, [x] * len(ops), weights, self.zero, self.stride)
+
+    def _plan(self) -> CellPlan | None:
+        return plan_cell([(0, 1, list(self._ops))], inputs=1, nodes=1, multiplier=1)
 
     def extra_repr(self) -> str:
         return f"{', '.join(self.primitives)}, stride={self.stride}, zero={self.zero!r}"

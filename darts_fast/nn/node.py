@@ -16,8 +16,9 @@ from torch import Tensor, nn
 
 from darts_fast.backend import backend
 from darts_fast.functional import node_sum, update_running_statistics
-from darts_fast.nn.blocks import Block, norm_kind, plan, run_plans
+from darts_fast.nn.blocks import Block, moves, norm_kind, run_plans, separable_blocks
 from darts_fast.nn.operations import NormalisedOp
+from darts_fast.nn.plan import has_hooks
 
 _KERNEL_DTYPES = (torch.float32, torch.float64)
 
@@ -51,9 +52,9 @@ def fused_node(ops: Sequence[nn.Module], inputs: Sequence[Tensor], weights: Tens
         running_var=_stack(running, "running_var", weights.new_ones(channels)),
         eps=[0.0 if norm is None else norm.eps for norm in norms],
     )
-    moving = [k for k, norm in enumerate(norms) if norm is not None and norm.training]
+    moving = [k for k, norm in enumerate(norms) if norm is not None and moves(norm)]
     update_running_statistics(
-        [norm for norm in norms if norm is not None and norm.training],
+        [cast(nn.BatchNorm2d, norms[k]) for k in moving],
         out.mean[0, moving],
         out.var[0, moving],
         maps[0].numel() // channels,
@@ -67,7 +68,9 @@ def _maps_before_norm(
     norms: Sequence[nn.BatchNorm2d | None],
 ) -> list[Tensor]:
     """What each op gives to its last norm, or gives out where it has none to absorb."""
-    plans = [None if norm is None else plan(op) for op, norm in zip(ops, norms, strict=True)]
+    plans = [
+        None if norm is None else separable_blocks(op) for op, norm in zip(ops, norms, strict=True)
+    ]
     native = [k for k, blocks in enumerate(plans) if blocks is not None]
     results = iter(
         run_plans([cast(list[Block], plans[k]) for k in native], [inputs[k] for k in native])
@@ -91,16 +94,6 @@ def _last_norm(op: nn.Module) -> nn.BatchNorm2d | None:
     if type(norm) is not nn.BatchNorm2d or any(has_hooks(module) for module in op.modules()):
         return None
     return norm
-
-
-def has_hooks(module: nn.Module) -> bool:
-    """Whether calling the module does more than its forward."""
-    return bool(
-        module._forward_hooks
-        or module._forward_pre_hooks
-        or module._backward_hooks
-        or module._backward_pre_hooks
-    )
 
 
 def _raw(op: nn.Module, x: Tensor) -> Tensor:

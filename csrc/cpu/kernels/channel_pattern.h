@@ -36,33 +36,114 @@ static inline Vec<T> pattern_vector(const T* per_channel, int64_t channels, int6
   return value;
 }
 
+// How many vectors of a pattern a loop holds the parameters of. Memory is then read in its order,
+// and not one vector out of every pattern, which prefetchers do not follow.
+template <typename T>
+static inline int64_t sweep_width(int64_t period) {
+  const int64_t vectors = period / kLanes<T>;
+  return vectors % 4 == 0 ? 4 : vectors % 3 == 0 ? 3 : vectors % 2 == 0 ? 2 : 1;
+}
+
+template <typename T, int kWidth, typename Prepare, typename Body>
+static inline void sweep(int64_t whole, int64_t period, Prepare prepare, Body body) {
+  for (int64_t lane = 0; lane < period && whole > 0; lane += kWidth * kLanes<T>) {
+    decltype(prepare(lane)) parameters[kWidth];
+#pragma GCC unroll 4
+    for (int w = 0; w < kWidth; ++w) parameters[w] = prepare(lane + w * kLanes<T>);
+    for (int64_t i = lane; i < whole; i += period) {
+#pragma GCC unroll 4
+      for (int w = 0; w < kWidth; ++w) body(i + w * kLanes<T>, parameters[w]);
+    }
+  }
+}
+
+// body(i, prepare(i mod period)) for every vector of the whole patterns, `whole` elements.
+template <typename T, typename Prepare, typename Body>
+static inline void for_each_vector(int64_t whole, int64_t period, Prepare prepare, Body body) {
+  switch (sweep_width<T>(period)) {
+    case 4:
+      return sweep<T, 4>(whole, period, prepare, body);
+    case 3:
+      return sweep<T, 3>(whole, period, prepare, body);
+    case 2:
+      return sweep<T, 2>(whole, period, prepare, body);
+    default:
+      return sweep<T, 1>(whole, period, prepare, body);
+  }
+}
+
+// Adds the lanes of a vector of the pattern to their channels.
+template <typename T>
+static inline void fold_lanes(T* out, Vec<T> sum, int64_t offset, int64_t channels) {
+  if (channels % kLanes<T> == 0) {
+    store(out + offset, load(out + offset) + sum);
+    return;
+  }
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane) out[(offset + lane) % channels] += sum[lane];
+}
+
+template <typename T, int kWidth, typename Prepare, typename Vector>
+static inline void sum_sweep(T* out, int64_t full, int64_t channels, int64_t period,
+                             Prepare prepare, Vector vector) {
+  // At least four sums at a time hide the latency of the addition.
+  constexpr int kRepeats = kWidth == 1 ? 4 : 2;
+  for (int64_t offset = 0; offset < period; offset += kWidth * kLanes<T>) {
+    decltype(prepare(offset)) parameters[kWidth];
+    Vec<T> sums[kRepeats][kWidth];
+#pragma GCC unroll 4
+    for (int w = 0; w < kWidth; ++w) {
+      parameters[w] = prepare(offset + w * kLanes<T>);
+#pragma GCC unroll 4
+      for (int r = 0; r < kRepeats; ++r) sums[r][w] = Vec<T>{};
+    }
+    int64_t repeat = 0;
+    int64_t i = offset;
+    for (; repeat + kRepeats <= full; repeat += kRepeats, i += kRepeats * period) {
+#pragma GCC unroll 4
+      for (int r = 0; r < kRepeats; ++r) {
+#pragma GCC unroll 4
+        for (int w = 0; w < kWidth; ++w) {
+          sums[r][w] += vector(i + r * period + w * kLanes<T>, parameters[w]);
+        }
+      }
+    }
+    for (; repeat < full; ++repeat, i += period) {
+#pragma GCC unroll 4
+      for (int w = 0; w < kWidth; ++w) sums[0][w] += vector(i + w * kLanes<T>, parameters[w]);
+    }
+#pragma GCC unroll 4
+    for (int w = 0; w < kWidth; ++w) {
+      Vec<T> sum = sums[0][w] + sums[1][w];
+      if constexpr (kRepeats == 4) sum += sums[2][w] + sums[3][w];
+      fold_lanes(out, sum, offset + w * kLanes<T>, channels);
+    }
+  }
+}
+
 // out[c] = sum over the positions of a tile of term(index of the element, per-lane parameter).
 // `prepare(offset)` gives the parameter of the vector at that offset of the pattern, `vector(i, p)`
 // the summand of the vector starting at element i, `scalar(i, c)` that of one element of the tail.
-// Four accumulators hide the latency of the addition; their order is part of the result.
+// The order of summation depends on count, channels and the capability alone.
 template <typename T, typename Prepare, typename Vector, typename Scalar>
 static inline void sum_over_positions(T* out, int64_t count, int64_t channels, int64_t period,
                                       Prepare prepare, Vector vector, Scalar scalar) {
   const int64_t full = count / period;
   for (int64_t c = 0; c < channels; ++c) out[c] = T(0);
-  for (int64_t offset = 0; offset < period && full > 0; offset += kLanes<T>) {
-    const auto parameter = prepare(offset);
-    Vec<T> sum0 = {}, sum1 = {}, sum2 = {}, sum3 = {};
-    int64_t repeat = 0;
-    int64_t i = offset;
-    for (; repeat + 4 <= full; repeat += 4, i += 4 * period) {
-      sum0 += vector(i, parameter);
-      sum1 += vector(i + period, parameter);
-      sum2 += vector(i + 2 * period, parameter);
-      sum3 += vector(i + 3 * period, parameter);
-    }
-    for (; repeat < full; ++repeat, i += period) sum0 += vector(i, parameter);
-    const Vec<T> sum = (sum0 + sum1) + (sum2 + sum3);
-    if (channels % kLanes<T> == 0) {
-      store(out + offset, sum);
-      continue;
-    }
-    for (int64_t lane = 0; lane < kLanes<T>; ++lane) out[(offset + lane) % channels] += sum[lane];
+  switch (full == 0 ? 0 : sweep_width<T>(period)) {
+    case 4:
+      sum_sweep<T, 4>(out, full, channels, period, prepare, vector);
+      break;
+    case 3:
+      sum_sweep<T, 3>(out, full, channels, period, prepare, vector);
+      break;
+    case 2:
+      sum_sweep<T, 2>(out, full, channels, period, prepare, vector);
+      break;
+    case 1:
+      sum_sweep<T, 1>(out, full, channels, period, prepare, vector);
+      break;
+    default:
+      break;
   }
   for (int64_t i = full * period; i < count; ++i) out[i % channels] += scalar(i, i % channels);
 }

@@ -193,8 +193,9 @@ static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
   }
 }
 
-// Sums rows of partial gradients in their order, in double: for every run of kRun elements
-// write(first element, sums, how many). `counts(r)` says whether a row was written.
+// Sums `size` elements of rows of partial gradients in their order, in double: for every run of at
+// most kRun elements write(first element, sums, how many). `counts(r)` says whether a row was
+// written.
 template <typename T, typename Counts, typename Write>
 static inline void sum_partial_rows(const T* partial, int64_t stride, int64_t rows, int64_t size,
                                     Counts counts, Write write) {
@@ -219,37 +220,34 @@ static void sum_block_gradients(const BlockShape& s, const ConvBlock& block, con
   const PackedBlock<T> p = packed_block<T>(s, block, nullptr);
   const int64_t period = pattern_period<T>(s.channels);
   const int64_t taps = block_taps(block);
-  const int64_t inputs = s.channels;
   if (block.kind == ConvKind::kSeparable && first != nullptr) {
-    for (int64_t i = 0; i < inputs * taps; ++i) first[i] = T(0);
-    sum_partial_rows(partial, stride, rows, taps * period, counts,
-                     [&](int64_t at, const double* sums, int64_t run) {
-                       for (int64_t i = 0; i < run; ++i) {
-                         const int64_t tap = (at + i) / period, c = (at + i) % period % inputs;
-                         first[c * taps + tap] += static_cast<T>(sums[i]);
-                       }
-                     });
+    for (int64_t i = 0; i < s.channels * taps; ++i) first[i] = T(0);
+    for (int64_t tap = 0; tap < taps; ++tap) {
+      sum_partial_rows(partial + tap * period, stride, rows, period, counts,
+                       [&](int64_t at, const double* sums, int64_t run) {
+                         int64_t c = at % s.channels;
+                         for (int64_t i = 0; i < run; ++i) {
+                           first[c * taps + tap] += static_cast<T>(sums[i]);
+                           if (++c == s.channels) c = 0;
+                         }
+                       });
+    }
   }
   const T* matrices = partial + depthwise_grad_size<T>(s, block);
-  sum_partial_rows(matrices, stride, rows, p.dense_taps * p.matrix, counts,
-                   [&](int64_t at, const double* sums, int64_t run) {
-                     for (int64_t i = 0; i < run; ++i) {
-                       const int64_t tap = (at + i) / p.matrix;
-                       const int64_t ci = (at + i) % p.matrix / p.row, co = (at + i) % p.row;
-                       if (co >= s.out_channels) continue;
-                       const T value = static_cast<T>(sums[i]);
-                       if (block.kind == ConvKind::kSeparable) {
-                         if (second != nullptr) second[co * inputs + ci] = value;
-                       } else if (block.kind == ConvKind::kDense) {
-                         if (first != nullptr) first[(co * inputs + ci) * taps + tap] = value;
-                       } else {
-                         const int64_t half = s.out_channels / 2;
-                         if ((co < half) != (tap == 0)) continue;
-                         T* to = tap == 0 ? first : second;
-                         if (to != nullptr) to[(tap == 0 ? co : co - half) * inputs + ci] = value;
-                       }
-                     }
-                   });
+  for (int64_t tap = 0; tap < p.dense_taps; ++tap) {
+    const TapMatrix<T> m = tap_matrix<T>(s, block, first, second, tap);
+    if (m.from == nullptr) continue;
+    for (int64_t ci = 0; ci < s.channels; ++ci) {
+      const T* row = matrices + tap * p.matrix + ci * p.row + m.begin;
+      sum_partial_rows(row, stride, rows, m.end - m.begin, counts,
+                       [&](int64_t at, const double* sums, int64_t run) {
+                         T* out = m.from + at * m.co_stride + ci * m.ci_stride;
+                         for (int64_t i = 0; i < run; ++i) {
+                           out[i * m.co_stride] = static_cast<T>(sums[i]);
+                         }
+                       });
+    }
+  }
 }
 
 // A row of dL/dx (added to what is there, or not): the sum where the tile, the input behind its

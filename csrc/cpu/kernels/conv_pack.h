@@ -42,19 +42,27 @@ static int64_t packed_block_size(const BlockShape& s, const ConvBlock& block) {
   return round_up(p.transposed - p.depthwise + p.dense_taps * p.transpose, 64);
 }
 
-// Element (co, ci) of the matrix of a dense tap. `second` is the factorized reduce's other half.
+// The matrix of a dense tap where it stands: element (co, ci) of the outputs [begin, end), 0 for
+// others. `second` is the factorized reduce's other half.
 template <typename T>
-static inline T matrix_element(const BlockShape& s, const ConvBlock& block, const T* first,
-                               const T* second, int64_t tap, int64_t co, int64_t ci) {
+struct TapMatrix {
+  T* from;
+  int64_t begin, end;
+  int64_t co_stride, ci_stride;
+};
+
+template <typename T>
+static TapMatrix<T> tap_matrix(const BlockShape& s, const ConvBlock& block, T* first, T* second,
+                               int64_t tap) {
   if (block.kind == ConvKind::kReduce) {
     const int64_t half = s.out_channels / 2;
-    if ((co < half) != (tap == 0)) return T(0);
-    return tap == 0 ? first[co * s.channels + ci] : second[(co - half) * s.channels + ci];
+    return {tap == 0 ? first : second, tap * half, tap * half + half, s.channels, 1};
   }
   if (block.kind == ConvKind::kDense) {
-    return first[(co * s.channels + ci) * block_taps(block) + tap];
+    const int64_t taps = block_taps(block);
+    return {first == nullptr ? nullptr : first + tap, 0, s.out_channels, s.channels * taps, taps};
   }
-  return second[co * s.channels + ci];
+  return {second, 0, s.out_channels, s.channels, 1};
 }
 
 // first, second: depthwise [C, k, k] and pointwise [C', C] (kSeparable), the weight [C', C, k, k]
@@ -71,17 +79,16 @@ static void pack_block(const BlockShape& s, const ConvBlock& block, const T* fir
   }
   T* matrices = packed + (p.matrices - p.depthwise);
   T* transposed = packed + (p.transposed - p.depthwise);
+  std::memset(matrices, 0, p.dense_taps * p.matrix * sizeof(T));
+  std::memset(transposed, 0, p.dense_taps * p.transpose * sizeof(T));
   for (int64_t t = 0; t < p.dense_taps; ++t) {
-    for (int64_t ci = 0; ci < s.channels; ++ci) {
-      T* to = matrices + t * p.matrix + ci * p.row;
-      for (int64_t co = 0; co < p.row; ++co) {
-        to[co] = co < s.out_channels ? matrix_element(s, block, first, second, t, co, ci) : T(0);
-      }
-    }
-    for (int64_t co = 0; co < s.out_channels; ++co) {
-      T* to = transposed + t * p.transpose + co * p.back_row;
-      for (int64_t ci = 0; ci < p.back_row; ++ci) {
-        to[ci] = ci < s.channels ? matrix_element(s, block, first, second, t, co, ci) : T(0);
+    const TapMatrix<const T> m = tap_matrix<const T>(s, block, first, second, t);
+    for (int64_t co = m.begin; co < m.end; ++co) {
+      const T* from = m.from + (co - m.begin) * m.co_stride;
+      T* column = matrices + t * p.matrix + co;
+      T* row = transposed + t * p.transpose + co * p.back_row;
+      for (int64_t ci = 0; ci < s.channels; ++ci) {
+        column[ci * p.row] = row[ci] = from[ci * m.ci_stride];
       }
     }
   }

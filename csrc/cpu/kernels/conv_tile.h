@@ -107,6 +107,11 @@ struct InputNorm {
 };
 
 template <typename T>
+struct InputNormVectors {
+  Vec<T> center, scale, shift;
+};
+
+template <typename T>
 static inline Vec<T> rectified(Vec<T> x) {
   return x < Vec<T>{} ? Vec<T>{} : x;  // NaN stays
 }
@@ -117,16 +122,18 @@ template <typename T>
 static inline void load_tile_row(const T* x, int64_t count, int64_t period,
                                  const InputNorm<T>* norm, T* to) {
   const int64_t whole = count / period * period;
-  for (int64_t lane = 0; lane < period && whole > 0; lane += kLanes<T>) {
-    if (norm == nullptr) {
-      for (int64_t i = lane; i < whole; i += period) store(to + i, rectified<T>(load(x + i)));
-      continue;
-    }
-    const Vec<T> center = load(norm->center + lane), scale = load(norm->scale + lane);
-    const Vec<T> shift = load(norm->shift + lane);
-    for (int64_t i = lane; i < whole; i += period) {
-      store(to + i, rectified<T>((load(x + i) - center) * scale + shift));
-    }
+  if (norm == nullptr) {
+    for (int64_t i = 0; i < whole; i += kLanes<T>) store(to + i, rectified<T>(load(x + i)));
+  } else {
+    for_each_vector<T>(
+        whole, period,
+        [&](int64_t offset) {
+          return InputNormVectors<T>{load(norm->center + offset), load(norm->scale + offset),
+                                     load(norm->shift + offset)};
+        },
+        [=](int64_t i, const InputNormVectors<T>& v) {
+          store(to + i, rectified<T>((load(x + i) - v.center) * v.scale + v.shift));
+        });
   }
   for (int64_t i = whole; i < count; ++i) {
     const int64_t c = i - whole;

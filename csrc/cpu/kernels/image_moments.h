@@ -12,7 +12,6 @@ namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 template <typename T>
 static void tile_moments(const T* y, int64_t count, int64_t channels, int64_t period, T* center,
                          double* mean, double* square) {
-  const int64_t full = count / period;
   const double size = static_cast<double>(count / channels);
   sum_over_positions(
       center, count, channels, period, [](int64_t) { return 0; },
@@ -21,30 +20,28 @@ static void tile_moments(const T* y, int64_t count, int64_t channels, int64_t pe
     center[c] /= static_cast<T>(size);
     mean[c] = square[c] = 0;
   }
-  for (int64_t offset = 0; offset < period && full > 0; offset += kLanes<T>) {
+  const int64_t whole = count / period * period;
+  for (int64_t offset = 0; offset < period && whole > 0; offset += kLanes<T>) {
     const Vec<T> m = pattern_vector(center, channels, offset);
-    Vec<T> sum0 = {}, sum1 = {}, square0 = {}, square1 = {};
-    int64_t repeat = 0;
-    int64_t i = offset;
-    for (; repeat + 2 <= full; repeat += 2, i += 2 * period) {
-      const Vec<T> d0 = load(y + i) - m, d1 = load(y + i + period) - m;
-      sum0 += d0;
-      sum1 += d1;
-      square0 += d0 * d0;
-      square1 += d1 * d1;
-    }
-    if (repeat < full) {
+    Vec<T> sums[2] = {}, squares[2] = {};
+    const auto add = [&](int64_t i, int at) {
       const Vec<T> d = load(y + i) - m;
-      sum0 += d;
-      square0 += d * d;
+      sums[at] += d;
+      squares[at] += d * d;
+    };
+    int64_t i = offset;
+    for (; i + period < whole; i += 2 * period) {
+      add(i, 0);
+      add(i + period, 1);
     }
-    const Vec<T> sum = sum0 + sum1, squares = square0 + square1;
+    if (i < whole) add(i, 0);
+    const Vec<T> sum = sums[0] + sums[1], both = squares[0] + squares[1];
     for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
       mean[(offset + lane) % channels] += sum[lane];
-      square[(offset + lane) % channels] += squares[lane];
+      square[(offset + lane) % channels] += both[lane];
     }
   }
-  for (int64_t i = full * period; i < count; ++i) {
+  for (int64_t i = whole; i < count; ++i) {
     const double d = y[i] - center[i % channels];
     mean[i % channels] += d;
     square[i % channels] += d * d;

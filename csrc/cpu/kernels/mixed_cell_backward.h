@@ -17,6 +17,7 @@
 #pragma once
 
 #include "cpu/kernels/mixed_cell_common.h"
+#include "cpu/kernels/norm_gradient.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
@@ -120,15 +121,6 @@ static bool chunk_gradients(const CellBackward<T>& p, int64_t block, int64_t chu
   return true;
 }
 
-// Patterns of one norm's backward.
-template <typename T>
-struct GradNorm {
-  const T* scale;
-  const T* mean;  // null: dL/dy = scale * g
-  const T* slope;
-  const T* center;
-};
-
 template <typename T>
 static inline GradNorm<T> grad_norm(const CellBackward<T>& p, int64_t group, int64_t norm) {
   const CellShape& s = p.plan.shape;
@@ -136,37 +128,6 @@ static inline GradNorm<T> grad_norm(const CellBackward<T>& p, int64_t group, int
   const int64_t at = (group * s.norms + norm) * period;
   if (p.norms[norm] != Norm::kBatch) return {p.grad_scale + at, nullptr, nullptr, nullptr};
   return {p.grad_scale + at, p.grad_mean + at, p.grad_slope + at, p.center + at};
-}
-
-// out (+)= scale * ((g - mean) - slope * (y - center)) for `count` elements from channel 0 on.
-template <typename T, bool kAdd>
-static void norm_gradient(const GradNorm<T>& n, const T* g, const T* y, int64_t count,
-                          int64_t period, T* out) {
-  const int64_t whole = count / period * period;
-  for (int64_t lane = 0; lane < period && whole > 0; lane += kLanes<T>) {
-    const Vec<T> scale = load(n.scale + lane);
-    if (n.mean == nullptr) {
-      for (int64_t i = lane; i < whole; i += period) {
-        const Vec<T> value = scale * load(g + i);
-        store(out + i, kAdd ? load(out + i) + value : value);
-      }
-      continue;
-    }
-    const Vec<T> mean = load(n.mean + lane), slope = load(n.slope + lane);
-    const Vec<T> center = load(n.center + lane);
-    for (int64_t i = lane; i < whole; i += period) {
-      const Vec<T> value = scale * ((load(g + i) - mean) - slope * (load(y + i) - center));
-      store(out + i, kAdd ? load(out + i) + value : value);
-    }
-  }
-  for (int64_t i = whole; i < count; ++i) {
-    const int64_t j = i - whole;
-    T value = n.scale[j] * g[i];
-    if (n.mean != nullptr) {
-      value = n.scale[j] * ((g[i] - n.mean[j]) - n.slope[j] * (y[i] - n.center[j]));
-    }
-    out[i] = kAdd ? out[i] + value : value;
-  }
 }
 
 // Rows of an image's dL/dy.
@@ -180,29 +141,6 @@ template <typename T>
 static inline T* grad_node_image(const CellBackward<T>& p, int64_t state, int64_t n) {
   const CellShape& s = p.plan.shape;
   return p.grad_nodes + (state - s.inputs) * p.slot + n * node_size(s);
-}
-
-// Sums of g and of g * (y - center) over an image, per channel, in double.
-template <typename T>
-static void add_products(const T* g, const T* y, const T* center, int64_t size, int64_t channels,
-                         int64_t period, T* sums, double* out) {
-  const int64_t stretch = 4 * stretch_elements(period);
-  for (int64_t c = 0; c < channels; ++c) out[c] = 0;
-  for (int64_t from = 0; from < size; from += stretch) {
-    const int64_t length = size - from < stretch ? size - from : stretch;
-    if (y == nullptr) {
-      sum_over_positions(
-          sums, length, channels, period, [](int64_t) { return 0; },
-          [&](int64_t i, int) { return load(g + from + i); },
-          [&](int64_t i, int64_t) { return g[from + i]; });
-    } else {
-      sum_over_positions(
-          sums, length, channels, period, [&](int64_t offset) { return load(center + offset); },
-          [&](int64_t i, Vec<T> m) { return load(g + from + i) * (load(y + from + i) - m); },
-          [&](int64_t i, int64_t c) { return g[from + i] * (y[from + i] - center[c]); });
-    }
-    for (int64_t c = 0; c < channels; ++c) out[c] += sums[c];
-  }
 }
 
 // Items: groups and norms.

@@ -8,6 +8,7 @@
 #include "cpu/kernels/conv_block_backward.h"
 #include "cpu/kernels/conv_block_forward.h"
 #include "cpu/kernels/mixed_cell_kernels.h"
+#include "cpu/kernels/norm_gradient.h"
 #include "cpu/kernels/pool_images.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
@@ -116,12 +117,6 @@ static void cell_pack(const CellArguments<T>& p, int64_t begin, int64_t end) {
     pack_block(block_shape(p.plan, b), p.plan.blocks[b], p.first[b], p.second[b],
                p.packed + b * p.packed_stride);
   }
-}
-
-// Whole patterns that stay in the first-level cache while maps pass by.
-static inline int64_t stretch_elements(int64_t period) {
-  constexpr int64_t kElements = 4096;
-  return period > kElements ? period : kElements / period * period;
 }
 
 // Pixels [count, C] between a contiguous image and one whose pixels are `stride` elements apart.

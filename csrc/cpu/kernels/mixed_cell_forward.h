@@ -83,24 +83,16 @@ static void sum_node_image(const CellForward<T>& p, int64_t state, int64_t n, T*
       std::memcpy(node + from + i, constant,
                   (length - i < period ? length - i : period) * sizeof(T));
     }
-    const T *y[4], *scale[4], *center[4];
-    int pending = 0;
+    TermSum<T> sum = {node + from, length, period, 0, {}, {}, {}};
     for (int64_t i = 0; i < count; ++i) {
       const int64_t k = entering[i];
       if (!op_runs(p, group, k)) continue;
       const CellOp& op = plan.ops[k];
-      y[pending] = term_image(p, op, n) + from;
-      scale[pending] = p.term_scale + (group * s.ops + k) * period;
-      center[pending] =
-          p.center + (op.norm < 0 ? s.groups * s.norms : group * s.norms + op.norm) * period;
-      if (++pending == 4) {
-        add_terms<T, 4>(node + from, y, scale, center, length, period);
-        pending = 0;
-      }
+      const int64_t norm = op.norm < 0 ? s.groups * s.norms : group * s.norms + op.norm;
+      add_term(&sum, term_image(p, op, n) + from, p.term_scale + (group * s.ops + k) * period,
+               p.center + norm * period);
     }
-    if (pending == 3) add_terms<T, 3>(node + from, y, scale, center, length, period);
-    if (pending == 2) add_terms<T, 2>(node + from, y, scale, center, length, period);
-    if (pending == 1) add_terms<T, 1>(node + from, y, scale, center, length, period);
+    flush_terms(&sum);
   }
 }
 

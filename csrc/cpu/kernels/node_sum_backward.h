@@ -146,12 +146,11 @@ static void node_sum_parameters(const NodeSumBackward<T>& p, int64_t begin, int6
 // out = scale * g
 template <typename T>
 static void scale_gradient(T* out, const T* g, const T* scale, int64_t count, int64_t period) {
-  const int64_t full = count / period;
-  for (int64_t offset = 0; offset < period && full > 0; offset += kLanes<T>) {
-    const Vec<T> a = load(scale + offset);
-    for (int64_t i = offset; i < full * period; i += period) store(out + i, a * load(g + i));
-  }
-  for (int64_t i = full * period; i < count; ++i) out[i] = scale[i % period] * g[i];
+  const int64_t whole = count / period * period;
+  for_each_vector<T>(
+      whole, period, [scale](int64_t offset) { return load(scale + offset); },
+      [=](int64_t i, Vec<T> a) { store(out + i, a * load(g + i)); });
+  for (int64_t i = whole; i < count; ++i) out[i] = scale[i - whole] * g[i];
 }
 
 template <typename T>

@@ -96,29 +96,80 @@ static void node_sum_prepare(const NodeSumForward<T>& p, int64_t begin, int64_t 
   }
 }
 
-// Adds kTerms maps to a tile of the node. Four streams at a time leave the prefetchers room; the
-// tile of the node stays in the first-level cache between the calls.
+template <typename T, int kTerms>
+struct TermVectors {
+  Vec<T> scale[kTerms], center[kTerms];
+};
+
+// Adds kTerms maps to a stretch of the node, which stays in the first-level cache between calls.
 template <typename T, int kTerms>
 static void add_terms(T* node, const T* const* y, const T* const* scale, const T* const* center,
                       int64_t count, int64_t period) {
-  const int64_t full = count / period;
-  for (int64_t offset = 0; offset < period && full > 0; offset += kLanes<T>) {
-    Vec<T> a[kTerms], m[kTerms];
+  const int64_t whole = count / period * period;
+  for_each_vector<T>(
+      whole, period,
+      [&](int64_t offset) {
+        TermVectors<T, kTerms> terms;
+#pragma GCC unroll 4
+        for (int k = 0; k < kTerms; ++k) {
+          terms.scale[k] = load(scale[k] + offset);
+          terms.center[k] = load(center[k] + offset);
+        }
+        return terms;
+      },
+      [&](int64_t i, const TermVectors<T, kTerms>& terms) {
+        Vec<T> sum = load(node + i);
+#pragma GCC unroll 4
+        for (int k = 0; k < kTerms; ++k) {
+          sum += (load(y[k] + i) - terms.center[k]) * terms.scale[k];
+        }
+        store(node + i, sum);
+      });
+  for (int64_t i = whole; i < count; ++i) {
     for (int k = 0; k < kTerms; ++k) {
-      a[k] = load(scale[k] + offset);
-      m[k] = load(center[k] + offset);
-    }
-    for (int64_t i = offset; i < full * period; i += period) {
-      Vec<T> sum = load(node + i);
-      for (int k = 0; k < kTerms; ++k) sum += (load(y[k] + i) - m[k]) * a[k];
-      store(node + i, sum);
+      node[i] += (y[k][i] - center[k][i - whole]) * scale[k][i - whole];
     }
   }
-  for (int64_t i = full * period; i < count; ++i) {
-    for (int k = 0; k < kTerms; ++k) {
-      node[i] += (y[k][i] - center[k][i % period]) * scale[k][i % period];
-    }
+}
+
+// Terms of one stretch that wait to be added, as many at a time as there are streams and registers
+// for.
+template <typename T>
+struct TermSum {
+  T* node;
+  int64_t count, period;
+  int pending;
+  const T *y[4], *scale[4], *center[4];
+};
+
+template <typename T>
+static void flush_terms(TermSum<T>* sum) {
+  TermSum<T>& s = *sum;
+  switch (s.pending) {
+    case 4:
+      add_terms<T, 4>(s.node, s.y, s.scale, s.center, s.count, s.period);
+      break;
+    case 3:
+      add_terms<T, 3>(s.node, s.y, s.scale, s.center, s.count, s.period);
+      break;
+    case 2:
+      add_terms<T, 2>(s.node, s.y, s.scale, s.center, s.count, s.period);
+      break;
+    case 1:
+      add_terms<T, 1>(s.node, s.y, s.scale, s.center, s.count, s.period);
+      break;
+    default:
+      break;
   }
+  s.pending = 0;
+}
+
+template <typename T>
+static void add_term(TermSum<T>* sum, const T* y, const T* scale, const T* center) {
+  sum->y[sum->pending] = y;
+  sum->scale[sum->pending] = scale;
+  sum->center[sum->pending] = center;
+  if (++sum->pending == (sweep_width<T>(sum->period) > 2 ? 2 : 4)) flush_terms(sum);
 }
 
 template <typename T>
@@ -136,22 +187,13 @@ static void node_sum_combine(const NodeSumForward<T>& p, int64_t begin, int64_t 
       const int64_t length = count - i < period ? count - i : period;
       std::memcpy(node + i, constant, length * sizeof(T));
     }
-    const T *y[4], *scale[4], *center[4];
-    int pending = 0;
+    TermSum<T> sum = {node, count, period, 0, {}, {}, {}};
     for (int64_t k = 0; k < s.terms; ++k) {
       const int64_t row = group * s.terms + k;
       if (!p.active[row]) continue;
-      y[pending] = p.maps[k] + at;
-      scale[pending] = p.scale + row * period;
-      center[pending] = p.center + row * period;
-      if (++pending == 4) {
-        add_terms<T, 4>(node, y, scale, center, count, period);
-        pending = 0;
-      }
+      add_term(&sum, p.maps[k] + at, p.scale + row * period, p.center + row * period);
     }
-    if (pending == 3) add_terms<T, 3>(node, y, scale, center, count, period);
-    if (pending == 2) add_terms<T, 2>(node, y, scale, center, count, period);
-    if (pending == 1) add_terms<T, 1>(node, y, scale, center, count, period);
+    flush_terms(&sum);
   }
 }
 

@@ -10,8 +10,6 @@
 // need not be initialised, and may not overlap the rest. Nothing else is read or written.
 #pragma once
 
-#include <limits>
-
 #include "cpu/kernels/vec.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
@@ -139,7 +137,7 @@ static void inverse_columns(const PoolShape& s, T* row) {
 
 template <typename T, bool kNan>
 static void max_pool_rows(const PoolShape& s, const T* x, T* scratch, T* y) {
-  constexpr T kLowest = -std::numeric_limits<T>::infinity();
+  constexpr T kLowest = -static_cast<T>(__builtin_inf());
   const int64_t in_row = s.width * s.channels, out_row = s.out_width * s.channels;
   T* column_max = pool_row(s, scratch, 0, kLowest);
   T* even = s.stride == 1 ? nullptr : pool_row(s, scratch, 1, kLowest);
@@ -287,7 +285,7 @@ static void max_pool_grad_image(const PoolShape& s, const T* x, const T* y, cons
   if (any_nan(y, s.out_height * s.out_width * s.channels)) {
     return max_pool_grad_nan(s, x, g, grad_x);
   }
-  constexpr T kNever = std::numeric_limits<T>::quiet_NaN();
+  constexpr T kNever = static_cast<T>(__builtin_nan(""));
   const int64_t c = s.channels, in_row = s.width * c, out_row = s.out_width * c;
   T* cells = pool_row(s, scratch, 0, kNever);
   const T* zeros = pool_row(s, scratch, 1, T(0));

@@ -1,5 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
-#include "mixed_cell_plan.h"
+#include "mixed_cell_checks.h"
 
 #include <algorithm>
 

@@ -1,24 +1,16 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Tensors in, tensors out: the native ops with named arguments and checks."""
+"""node_sum with named arguments and checks."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from darts_fast import _ops, reference
 from darts_fast.backend import backend
-
-__all__ = ["ConvBlocks", "NodeSum", "conv_blocks", "node_sum", "update_running_statistics"]
-
-_NORMS = {
-    "none": reference.NORM_NONE,
-    "batch": reference.NORM_BATCH,
-    "running": reference.NORM_RUNNING,
-}
+from darts_fast.functional._norms import _NORMS
 
 
 class NodeSum(NamedTuple):
@@ -170,139 +162,3 @@ def _per_group(name: str, table: Tensor, groups: int, terms: int) -> Tensor:
             f"got {list(table.shape)} for {terms} maps in {groups} groups"
         )
     return table
-
-
-@torch.no_grad()
-def update_running_statistics(
-    norms: Iterable[nn.BatchNorm2d], mean: Tensor, var: Tensor, count: int
-) -> None:
-    """Moves the running statistics of BatchNorm modules as their own forward would have.
-
-    Args:
-        norms: K modules; those that do not track statistics are left alone.
-        mean: [K, C] batch means.
-        var: [K, C] biased batch variances; the running variance takes the unbiased one.
-        count: values per channel, N * H * W. With 0 only `num_batches_tracked` moves, as in torch.
-
-    `momentum=None` gives the cumulative average, as in `torch.nn.BatchNorm2d`.
-    """
-    correction = count / (count - 1) if count > 1 else 1.0
-    moved: dict[float, list[int]] = {}
-    modules = list(norms)
-    for k, norm in enumerate(modules):
-        if norm.running_mean is None or norm.running_var is None:
-            continue
-        momentum = norm.momentum
-        if norm.num_batches_tracked is not None:
-            norm.num_batches_tracked.add_(1)
-            if momentum is None:
-                momentum = 1.0 / float(norm.num_batches_tracked)
-        if count > 0:
-            assert momentum is not None
-            moved.setdefault(momentum, []).append(k)
-    unbiased = var * correction
-    for momentum, rows in moved.items():
-        for name, batch in (("running_mean", mean), ("running_var", unbiased)):
-            running: list[Tensor] = [getattr(modules[k], name) for k in rows]
-            values = list(batch[rows].to(running[0].dtype).unbind())
-            torch._foreach_lerp_(running, values, momentum)
-
-
-class ConvBlocks(NamedTuple):
-    """What `conv_blocks` returns."""
-
-    outputs: list[Tensor]
-    """[groups * N, C', H', W'] per branch, channels_last, before the branch's own batch norm."""
-    mean: Tensor
-    """[groups, B, C'] of the outputs; not differentiable."""
-    var: Tensor
-    """[groups, B, C'], biased; not differentiable."""
-
-
-def conv_blocks(
-    inputs: Sequence[Tensor],
-    depthwise: Sequence[Tensor | None],
-    pointwise: Sequence[Tensor],
-    *,
-    sources: Sequence[int] | None = None,
-    dilations: Sequence[int] | None = None,
-    stride: int = 1,
-    norm: str = "none",
-    mean: Tensor | None = None,
-    var: Tensor | None = None,
-    gamma: Tensor | None = None,
-    beta: Tensor | None = None,
-    eps: float = 1e-5,
-    groups: int = 1,
-    active: Tensor | None = None,
-) -> ConvBlocks:
-    """Many blocks ``[BatchNorm ->] ReLU -> depthwise -> pointwise`` at once, with output moments.
-
-    Equivalent to, for every branch b::
-
-        x = inputs[sources[b]].relu()   # of its batch norm, where there is one
-        x = conv2d(x, depthwise[b], stride=stride, padding="same", dilation=d, groups=C)
-        outputs[b] = conv2d(x, pointwise[b])
-
-    An image of an input is read once for all its branches and no map between the two convolutions
-    is stored; backward computes the depthwise maps again. These blocks are the separable and
-    dilated convolutions of DARTS (arXiv 1806.09055, section 3.1).
-
-    Args:
-        inputs: S tensors of one shape [groups * N, C, H, W], float32 or float64, any strides.
-        depthwise: B weights [C, 1, k, k] with k = 3, 5 or 7; None leaves the convolution out.
-        pointwise: B weights [C', C, 1, 1].
-        sources: the input of each branch, default branch b reads input b.
-        dilations: of each depthwise convolution, default 1.
-        stride: of all depthwise convolutions, 1 or 2 (sizes round up).
-        norm: "none", "batch" or "running": the batch norm in front of the ReLU of every input.
-        mean: [S, groups, C], subtracted by the norm. For "batch" it must be the inputs' own mean,
-            as the call that made them returned it: the gradient takes it as a function of them.
-        var: [S, groups, C], biased; as `mean`.
-        gamma: [S, C] or None.
-        beta: [S, C] or None.
-        eps: added to the variance.
-        groups: masked variants stacked along the batch, each with its own statistics.
-        active: bool [groups, B] on the CPU or None for all. A branch that is not active is not
-            computed: its output is 0, its mean and var are 0 and 1, its gradients 0.
-
-    Raises:
-        ValueError: shapes, lengths or settings that do not fit.
-        TypeError: dtypes that differ.
-        NotImplementedError: a dtype without kernels.
-    """
-    branches = len(pointwise)
-    if not inputs or not branches:
-        raise ValueError(
-            f"conv_blocks: needs inputs and branches, got {len(inputs)} and {branches}"
-        )
-    given_sources = list(range(branches)) if sources is None else list(sources)
-    given_dilations = [1] * branches if dilations is None else list(dilations)
-    lengths = (len(depthwise), len(given_sources), len(given_dilations))
-    if lengths != (branches,) * 3:
-        raise ValueError(
-            "conv_blocks: depthwise, sources and dilations must have one entry per branch, "
-            f"got {', '.join(map(str, lengths))} for {branches} branches"
-        )
-    if norm not in _NORMS:
-        raise ValueError(f"conv_blocks: norm must be batch, running or none, got {norm!r}")
-    op = _ops.conv_blocks if backend() == "fused" else reference.conv_blocks
-    empty = pointwise[0].new_empty(0)
-    return ConvBlocks(
-        *op(
-            list(inputs),
-            mean,
-            var,
-            gamma,
-            beta,
-            _NORMS[norm],
-            float(eps),
-            given_sources,
-            [empty if weight is None else weight for weight in depthwise],
-            list(pointwise),
-            given_dilations,
-            stride,
-            groups,
-            active,
-        )
-    )

@@ -1,0 +1,88 @@
+// SPDX-License-Identifier: Apache-2.0
+// The backward of a batch norm over stretches of positions, channels innermost.
+#pragma once
+
+#include "cpu/kernels/channel_pattern.h"
+
+namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
+
+// Whole patterns that stay in the first-level cache while maps pass by.
+static inline int64_t stretch_elements(int64_t period) {
+  constexpr int64_t kElements = 4096;
+  return period > kElements ? period : kElements / period * period;
+}
+
+// Patterns of one norm's backward.
+template <typename T>
+struct GradNorm {
+  const T* scale;
+  const T* mean;  // null: dL/dy = scale * g
+  const T* slope;
+  const T* center;
+};
+
+template <typename T>
+struct GradNormVectors {
+  Vec<T> scale, mean, slope, center;
+};
+
+// out (+)= scale * ((g - mean) - slope * (y - center)) for `count` elements from channel 0 on.
+template <typename T, bool kAdd>
+static void norm_gradient(const GradNorm<T>& n, const T* g, const T* y, int64_t count,
+                          int64_t period, T* out) {
+  const int64_t whole = count / period * period;
+  if (n.mean == nullptr) {
+    for_each_vector<T>(
+        whole, period, [&](int64_t offset) { return load(n.scale + offset); },
+        [=](int64_t i, Vec<T> scale) {
+          const Vec<T> value = scale * load(g + i);
+          store(out + i, kAdd ? load(out + i) + value : value);
+        });
+    for (int64_t i = whole; i < count; ++i) {
+      const T value = n.scale[i - whole] * g[i];
+      out[i] = kAdd ? out[i] + value : value;
+    }
+    return;
+  }
+  for_each_vector<T>(
+      whole, period,
+      [&](int64_t offset) {
+        return GradNormVectors<T>{load(n.scale + offset), load(n.mean + offset),
+                                  load(n.slope + offset), load(n.center + offset)};
+      },
+      [=](int64_t i, const GradNormVectors<T>& v) {
+        const Vec<T> value =
+            v.scale * ((load(g + i) - v.mean) - v.slope * (load(y + i) - v.center));
+        store(out + i, kAdd ? load(out + i) + value : value);
+      });
+  for (int64_t i = whole; i < count; ++i) {
+    const int64_t j = i - whole;
+    const T value = n.scale[j] * ((g[i] - n.mean[j]) - n.slope[j] * (y[i] - n.center[j]));
+    out[i] = kAdd ? out[i] + value : value;
+  }
+}
+
+// Sums of g and of g * (y - center) over an image, per channel, in double.
+template <typename T>
+static void add_products(const T* g, const T* y, const T* center, int64_t size, int64_t channels,
+                         int64_t period, T* sums, double* out) {
+  const int64_t stretch = 4 * stretch_elements(period);
+  for (int64_t c = 0; c < channels; ++c) out[c] = 0;
+  for (int64_t from = 0; from < size; from += stretch) {
+    const int64_t length = size - from < stretch ? size - from : stretch;
+    if (y == nullptr) {
+      sum_over_positions(
+          sums, length, channels, period, [](int64_t) { return 0; },
+          [&](int64_t i, int) { return load(g + from + i); },
+          [&](int64_t i, int64_t) { return g[from + i]; });
+    } else {
+      sum_over_positions(
+          sums, length, channels, period, [&](int64_t offset) { return load(center + offset); },
+          [&](int64_t i, Vec<T> m) { return load(g + from + i) * (load(y + from + i) - m); },
+          [&](int64_t i, int64_t c) { return g[from + i] * (y[from + i] - center[c]); });
+    }
+    for (int64_t c = 0; c < channels; ++c) out[c] += sums[c];
+  }
+}
+
+}  // namespace darts_fast::cpu::DARTS_CPU_CAPABILITY

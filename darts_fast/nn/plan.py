@@ -1,0 +1,375 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Which parts of an operation module the native ops take over (design 4.1).
+
+A plan names the submodules that own the weights and the batch norms, found once. Their tensors,
+training flags, eps and requires_grad are read at every call. An operation that is not whole and
+untouched has no plan and runs as the module it is.
+"""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from typing import Any, cast
+from weakref import WeakKeyDictionary
+
+from torch import Tensor, nn
+
+from darts_fast.nn import nasbench201_operations, operations
+from darts_fast.reference import CELL_KINDS
+
+_DEPTHWISE_KERNELS = (3, 5, 7)
+_DENSE_KERNELS = (1, 3)
+_STRIDES = ((1, 1), (2, 2))
+
+# Classes whose forward is known; a subclass may compute something else.
+_KNOWN = (
+    operations.DilConv,
+    operations.FactorizedReduce,
+    operations.Identity,
+    operations.ReLUConvBN,
+    operations.SepConv,
+    operations.Zero,
+    nasbench201_operations.AvgPool,
+    nasbench201_operations.ReLUConvBN,
+    nasbench201_operations.Zero,
+)
+
+
+@dataclass(frozen=True)
+class Parts:
+    """One operation in the terms of `functional.Candidate`."""
+
+    kind: str
+    stride: int
+    convolutions: tuple[nn.Conv2d, ...] = ()
+    norms: tuple[nn.BatchNorm2d | None, ...] = ()
+    """One per norm slot of the kind; None for a pool that has no batch norm."""
+    channels: tuple[int, int] | None = None
+    """In and out, or None where any number will do."""
+
+    @property
+    def kernel(self) -> int:
+        if self.kind in ("separable", "separable_twice", "dense"):
+            return self.convolutions[0].kernel_size[0]
+        return 0
+
+    @property
+    def dilation(self) -> int:
+        if self.kind in ("separable", "separable_twice", "dense"):
+            return self.convolutions[0].dilation[0]
+        return 0
+
+
+def describe(op: nn.Module, *, by_structure: bool = False) -> Parts | None:
+    """The parts of an operation, or None where the native op does not say the same.
+
+    The caller makes sure that calling the op does no more than its forward (`has_hooks`).
+
+    Args: by_structure, whether to read classes that are not known here by the names and types of
+    their children. That their forward is the usual one is then a guess for the caller to prove.
+    """
+    if type(op) is nn.Sequential:
+        return _sequence(list(op))
+    if type(op) is nn.Identity:
+        return Parts("identity", 1)
+    pool = _pool(op)
+    if pool is not None:
+        return Parts(*pool, norms=(None,))
+    if not by_structure and type(op) not in _KNOWN:
+        return None
+    children = {name: child for name, child in op._modules.items() if child is not None}
+    if op._parameters or op._buffers:
+        return None
+    if not children:
+        return _without_children(op)
+    if {*children} == {"op"}:
+        return describe(children["op"])
+    if {*children} == {"relu", "conv_1", "conv_2", "bn"}:
+        return _factorized_reduce(*(children[name] for name in ("relu", "conv_1", "conv_2", "bn")))
+    return None
+
+
+def has_hooks(module: nn.Module) -> bool:
+    """Whether calling the module does more than the forward of its class."""
+    return any(_HOOKS(module)) or "forward" in vars(module)
+
+
+_HOOKS = operator.attrgetter(
+    "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
+)
+
+
+def _without_children(op: nn.Module) -> Parts | None:
+    stride = getattr(op, "stride", None)
+    if stride is None:
+        return Parts("identity", 1)
+    widths = (getattr(op, "C_in", None), getattr(op, "C_out", None))
+    if widths == (None, None):
+        return Parts("none", stride)
+    return Parts("none", stride, channels=cast(tuple[int, int], widths))
+
+
+def _pool(op: nn.Module) -> tuple[str, int] | None:
+    """Kind and stride of a 3x3 pool whose padding is not counted."""
+    if type(op) is nn.MaxPool2d:
+        plain = _pair(op.dilation) == (1, 1) and not op.return_indices
+        kind = "max_pool"
+    elif type(op) is nn.AvgPool2d:
+        plain = not op.count_include_pad and op.divisor_override is None
+        kind = "avg_pool"
+    else:
+        return None
+    stride = _pair(op.stride)
+    sizes = (_pair(op.kernel_size), _pair(op.padding))
+    if not plain or op.ceil_mode or sizes != ((3, 3), (1, 1)) or stride not in _STRIDES:
+        return None
+    return kind, stride[0]
+
+
+def _pair(value: Any) -> tuple[int, int]:
+    return (value, value) if isinstance(value, int) else tuple(value)
+
+
+def _sequence(layers: list[nn.Module]) -> Parts | None:
+    # Exact types: a subclass or a parametrization may compute something else.
+    types = [type(layer) for layer in layers]
+    if len(layers) == 2 and types[1] is nn.BatchNorm2d:
+        pool, norm = _pool(layers[0]), cast(nn.BatchNorm2d, layers[1])
+        width = (norm.num_features, norm.num_features)
+        return None if pool is None else Parts(*pool, norms=(norm,), channels=width)
+    if types == [nn.ReLU, nn.Conv2d, nn.BatchNorm2d]:
+        return _dense(layers)
+    if types == [nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d]:
+        return _separable(layers)
+    if types == 2 * [nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d]:
+        return _separable_twice(layers)
+    return None
+
+
+def _dense(layers: list[nn.Module]) -> Parts | None:
+    relu, conv, norm = cast(tuple[nn.ReLU, nn.Conv2d, nn.BatchNorm2d], layers)
+    fits = (
+        conv.groups == 1
+        and conv.kernel_size[0] in _DENSE_KERNELS
+        and conv.dilation == (1, 1)
+        and _is_same_padded(conv)
+    )
+    if not fits or relu.inplace or norm.num_features != conv.out_channels:
+        return None
+    widths = (conv.in_channels, conv.out_channels)
+    return Parts("dense", conv.stride[0], (conv,), (norm,), widths)
+
+
+def _separable(layers: list[nn.Module]) -> Parts | None:
+    relu, depthwise, pointwise, norm = cast(
+        tuple[nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d], layers
+    )
+    fits = (
+        depthwise.groups == depthwise.in_channels == depthwise.out_channels
+        and depthwise.kernel_size[0] in _DEPTHWISE_KERNELS
+        and _is_same_padded(depthwise)
+        and pointwise.groups == 1
+        and pointwise.kernel_size == pointwise.stride == (1, 1)
+        and _is_same_padded(pointwise)
+        and pointwise.in_channels == depthwise.out_channels
+        and norm.num_features == pointwise.out_channels
+    )
+    if not fits or relu.inplace:
+        return None
+    widths = (depthwise.in_channels, pointwise.out_channels)
+    return Parts("separable", depthwise.stride[0], (depthwise, pointwise), (norm,), widths)
+
+
+def _separable_twice(layers: list[nn.Module]) -> Parts | None:
+    first, second = _separable(layers[:4]), _separable(layers[4:])
+    if first is None or second is None:
+        return None
+    if (second.stride, first.dilation, second.dilation) != (1, 1, 1):
+        return None
+    assert first.channels is not None
+    assert second.channels is not None
+    if first.kernel != second.kernel or first.channels[1] != second.channels[0]:
+        return None
+    return Parts(
+        "separable_twice",
+        first.stride,
+        first.convolutions + second.convolutions,
+        first.norms + second.norms,
+        (first.channels[0], second.channels[1]),
+    )
+
+
+def _factorized_reduce(
+    relu: nn.Module, conv_1: nn.Module, conv_2: nn.Module, norm: nn.Module
+) -> Parts | None:
+    types = [type(part) for part in (relu, conv_1, conv_2, norm)]
+    if types != [nn.ReLU, nn.Conv2d, nn.Conv2d, nn.BatchNorm2d]:
+        return None
+    first, second = cast(nn.Conv2d, conv_1), cast(nn.Conv2d, conv_2)
+    fits = all(
+        conv.groups == 1
+        and conv.kernel_size == (1, 1)
+        and conv.stride == (2, 2)
+        and _is_same_padded(conv)
+        and (conv.in_channels, conv.out_channels) == (first.in_channels, first.out_channels)
+        for conv in (first, second)
+    )
+    batch_norm = cast(nn.BatchNorm2d, norm)
+    widths = (first.in_channels, 2 * first.out_channels)
+    if not fits or cast(nn.ReLU, relu).inplace or batch_norm.num_features != widths[1]:
+        return None
+    return Parts("factorized_reduce", 2, (first, second), (batch_norm,), widths)
+
+
+def _is_same_padded(conv: nn.Conv2d) -> bool:
+    """Square, without bias, zeros around, output as large as the input divided by the stride."""
+    size, dilation = conv.kernel_size[0], conv.dilation[0]
+    reach = dilation * (size - 1) // 2
+    return (
+        conv.kernel_size == (size, size)
+        and conv.dilation == (dilation, dilation)
+        and conv.padding == (reach, reach)
+        and conv.stride in _STRIDES
+        and conv.padding_mode == "zeros"
+        and conv.bias is None
+    )
+
+
+@dataclass(frozen=True)
+class CellPlan:
+    """All operations of a cell, or of one edge, as `mixed_cell` takes them; lists by operation."""
+
+    ops: list[int]
+    """Source, node, kind, kernel, dilation of each."""
+    convolutions: list[nn.Conv2d]
+    convolution_ops: list[int]
+    norms: list[nn.BatchNorm2d | None]
+    norm_ops: list[int]
+    """The operation that each convolution, each norm belongs to."""
+    inputs: int
+    nodes: int
+    multiplier: int
+    stride: int
+    channels: int | None
+    halves: bool
+    """Whether some operation needs an even height and width; the modules say so if they are odd."""
+
+    @property
+    def width(self) -> int:
+        """Number of operations."""
+        return len(self.ops) // 5
+
+    def takes(self, x: Tensor) -> bool:
+        """Whether a state x [N, C, H, W] has a size that all operations have a native form for."""
+        return not self.halves or (x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0)
+
+    def live(self, active: Sequence[bool]) -> tuple[list[bool], list[bool]]:
+        """Which operations reach the output if only `active` ones run, and which states do.
+
+        What does not reach it has no gradient at all (None, not 0), as in plain PyTorch.
+        """
+        states = self.inputs + self.nodes
+        reached = [state >= states - self.multiplier for state in range(states)]
+        live = [False] * self.width
+        by_node = sorted(range(self.width), key=lambda k: -self.ops[5 * k + 1])
+        for k in by_node:
+            source, node = self.ops[5 * k : 5 * k + 2]
+            if active[k] and reached[node]:
+                live[k] = reached[source] = True
+        return live, reached
+
+
+def plan_cell(
+    edges: Sequence[tuple[int, int, Sequence[nn.Module]]],
+    *,
+    inputs: int,
+    nodes: int,
+    multiplier: int,
+    by_structure: bool = False,
+) -> CellPlan | None:
+    """The plan of edges (source, node, candidates), or None if the native op cannot run them all.
+
+    Args: inputs, the number of input states, which come before the nodes; by_structure, see
+    `describe`.
+    """
+    plan = CellPlan([], [], [], [], [], inputs, nodes, multiplier, 1, None, False)
+    strides: set[int] = set()
+    widths: set[int] = set()
+    halves, k = False, 0
+    for source, node, candidates in edges:
+        for op in candidates:
+            parts = describe(op, by_structure=by_structure)
+            if parts is None or (source >= inputs and parts.stride != 1):
+                return None
+            if source < inputs:
+                strides.add(parts.stride)
+            if parts.channels is not None:
+                widths.update(parts.channels)
+            halves = halves or parts.kind == "factorized_reduce"
+            kind = CELL_KINDS.index(parts.kind)
+            plan.ops.extend((source, node, kind, parts.kernel, parts.dilation))
+            plan.convolutions.extend(parts.convolutions)
+            plan.convolution_ops.extend([k] * len(parts.convolutions))
+            plan.norms.extend(parts.norms)
+            plan.norm_ops.extend([k] * len(parts.norms))
+            k += 1
+    if len(strides) != 1 or not strides <= {1, 2} or len(widths) > 1:
+        return None
+    return replace(
+        plan, stride=strides.pop(), channels=widths.pop() if widths else None, halves=halves
+    )
+
+
+class Watch:
+    """Notices when modules below `root` are replaced, change their class, or get hooks.
+
+    It compares identities only: a cell has hundreds of modules and is looked at in every forward.
+    """
+
+    def __init__(self, root: nn.Module) -> None:
+        self.root = root
+        below = list(root.modules())
+        self._containers = [module for module in below if module._modules]
+        self._children = [list(module._modules.values()) for module in self._containers]
+        self._below = below[1:]
+        self._types = [type(module) for module in self._below]
+
+    def same(self) -> bool:
+        """Whether all modules are those that were there at the start."""
+        return [type(module) for module in self._below] == self._types and [
+            [*module._modules.values()] for module in self._containers
+        ] == self._children
+
+    def untouched(self) -> bool:
+        """Whether calling any module below the root does no more than its class's forward."""
+        for module in self._below:
+            own = module.__dict__
+            if (
+                own["_forward_hooks"]
+                or own["_forward_pre_hooks"]
+                or own["_backward_hooks"]
+                or own["_backward_pre_hooks"]
+                or "forward" in own
+            ):
+                return False
+        return True
+
+
+_plans: WeakKeyDictionary[nn.Module, tuple[Watch, CellPlan | None]] = WeakKeyDictionary()
+
+
+def current_plan(
+    owner: nn.Module, root: nn.Module, build: Callable[[], CellPlan | None]
+) -> CellPlan | None:
+    """The plan of a module as it is now: built once, and again when a submodule was replaced.
+
+    Args: owner, whose plan it is; root, the child that holds all operations; build, what finds the
+    plan. Returns None if there is none, or if one of the operations has hooks.
+    """
+    watch, plan = _plans.get(owner, (None, None))
+    if watch is None or watch.root is not root or not watch.same():
+        watch, plan = Watch(root), build()
+        _plans[owner] = (watch, plan)
+    return plan if plan is not None and watch.untouched() else None
