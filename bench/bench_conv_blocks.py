@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from rivals import RIVALS
+from rivals import RIVALS, layout
 from torch import Tensor, nn
 
 from darts_fast.functional import conv_blocks
@@ -24,8 +24,7 @@ class Case:
 
     def __init__(self, channels: int, size: int, rival: str) -> None:
         torch.manual_seed(0)
-        layout = torch.contiguous_format if rival == "eager" else torch.channels_last
-        self.x = torch.randn(BATCH, channels, size, size).to(memory_format=layout)
+        self.x = torch.randn(BATCH, channels, size, size).to(memory_format=layout(rival))
         self.x.requires_grad_()
         self.branches = nn.ModuleList(
             nn.Sequential(
@@ -40,9 +39,9 @@ class Case:
                 nn.Conv2d(channels, channels, 1, bias=False),
             )
             for kernel, dilation in KERNELS
-        ).to(memory_format=layout)
+        ).to(memory_format=layout(rival))
         # Drawn before the layout, which would change the order of the draws.
-        self.grads = [torch.randn(self.x.shape).to(memory_format=layout) for _ in KERNELS]
+        self.grads = [torch.randn(self.x.shape).to(memory_format=layout(rival)) for _ in KERNELS]
         self.fused = rival == "fused"
 
     def forward(self) -> list[Tensor]:
@@ -68,8 +67,8 @@ def assert_equal_results(channels: int, size: int, rival: str) -> None:
         torch.testing.assert_close(actual, expected, rtol=1e-3, atol=1e-3)
 
 
-@pytest.mark.parametrize(("channels", "size"), [(16, 32), (32, 16), (64, 8)])
 @pytest.mark.parametrize("rival", RIVALS)
+@pytest.mark.parametrize(("channels", "size"), [(16, 32), (32, 16), (64, 8)])
 def test_forward_and_backward(
     measure: Callable[..., None], rival: str, channels: int, size: int
 ) -> None:

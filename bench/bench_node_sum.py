@@ -11,7 +11,7 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from rivals import RIVALS
+from rivals import RIVALS, layout
 from torch import Tensor, nn
 
 from darts_fast.functional import node_sum
@@ -25,12 +25,12 @@ class Case:
 
     def __init__(self, batch: int, rival: str) -> None:
         torch.manual_seed(0)
-        layout = torch.contiguous_format if rival == "eager" else torch.channels_last
         shape = (batch, CHANNELS, SIZE, SIZE)
         self.maps = [
-            torch.randn(shape).to(memory_format=layout).requires_grad_() for _ in range(TERMS)
+            torch.randn(shape).to(memory_format=layout(rival)).requires_grad_()
+            for _ in range(TERMS)
         ]
-        self.grad = torch.randn(shape).to(memory_format=layout)
+        self.grad = torch.randn(shape).to(memory_format=layout(rival))
         self.weights = torch.rand(TERMS).softmax(0).requires_grad_()
         self.norms = [
             nn.Identity() if kind == "none" else nn.BatchNorm2d(CHANNELS, affine=False)
@@ -62,8 +62,8 @@ FORWARD_FLOP, FORWARD_MAPS = 7, 2 * TERMS + 1
 STEP_FLOP, STEP_MAPS = 16, 5 * TERMS + 3
 
 
-@pytest.mark.parametrize("batch", [16, 64])
 @pytest.mark.parametrize("rival", RIVALS)
+@pytest.mark.parametrize("batch", [16, 64])
 def test_forward(measure: Callable[..., None], rival: str, batch: int) -> None:
     assert_equal_results(2, rival)
     case = Case(batch, rival)
@@ -78,8 +78,8 @@ def test_forward(measure: Callable[..., None], rival: str, batch: int) -> None:
         )
 
 
-@pytest.mark.parametrize("batch", [16, 64])
 @pytest.mark.parametrize("rival", RIVALS)
+@pytest.mark.parametrize("batch", [16, 64])
 def test_forward_and_backward(measure: Callable[..., None], rival: str, batch: int) -> None:
     assert_equal_results(2, rival)
     case = Case(batch, rival)

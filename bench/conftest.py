@@ -9,15 +9,22 @@ anything is timed.
 from __future__ import annotations
 
 import os
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+import timing
 import torch
 
 import darts_fast
+
+SMOKE_BATCH = 2
+
+# The order of the run, and so of the tables.
+FILES = (
+    *("supernet", "alpha_step", "projected", "memory", "nasbench201", "threads", "capability"),
+    *("search_epoch", "edge", "conv_blocks", "node_sum"),
+)
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
@@ -26,6 +33,11 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         type=int,
         default=os.cpu_count(),
         help="threads of every benchmark (default: all processors)",
+    )
+    parser.addoption(
+        "--smoke",
+        action="store_true",
+        help=f"one round at batch {SMOKE_BATCH}: shows that the benchmarks run, times mean nothing",
     )
 
 
@@ -38,15 +50,9 @@ def pytest_benchmark_update_machine_info(
     machine_info.update(cpu=cpu.get("brand_raw"), processors=os.cpu_count())
 
 
-def median_seconds(function: Callable[[], object], rounds: int = 7) -> float:
-    """Median wall time of a call, after one that warms up."""
-    function()
-    times = []
-    for _ in range(rounds):
-        start = time.perf_counter()
-        function()
-        times.append(time.perf_counter() - start)
-    return statistics.median(times)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    order = {f"bench_{name}": place for place, name in enumerate(FILES)}
+    items.sort(key=lambda item: order.get(item.path.stem, -1))
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -59,28 +65,39 @@ def threads(request: pytest.FixtureRequest) -> Iterator[int]:
 
 
 @pytest.fixture(scope="session")
-def gemm_gflops(threads: int) -> float:
-    """The rate of a 1024 x 1024 x 1024 product in single precision, GFLOP/s."""
-    a, b = torch.randn(1024, 1024), torch.randn(1024, 1024)
-    return 2 * 1024**3 / median_seconds(lambda: a @ b, rounds=15) / 1e9
+def smoke(request: pytest.FixtureRequest) -> bool:
+    enabled: bool = request.config.getoption("--smoke")
+    return enabled
+
+
+@pytest.fixture
+def batch(request: pytest.FixtureRequest, smoke: bool) -> int:
+    """The batch size of the case, a parameter of the test."""
+    size: int = request.param
+    return SMOKE_BATCH if smoke else size
 
 
 @pytest.fixture(scope="session")
 def copy_gbytes_per_s(threads: int) -> float:
-    """The rate of a copy far larger than the caches, bytes read and written, GB/s."""
-    source = torch.randn(32 * 1024**2)
-    target = torch.empty_like(source)
-    return 2 * source.nbytes / median_seconds(lambda: target.copy_(source)) / 1e9
+    return timing.copy_gbytes_per_s()
 
 
 @pytest.fixture
 def measure(
-    benchmark: Any, gemm_gflops: float, copy_gbytes_per_s: float, threads: int
+    benchmark: Any, smoke: bool, copy_gbytes_per_s: float, threads: int
 ) -> Callable[..., None]:
     """Times `function` and stores its work beside the time.
 
-    Arguments: group and rival of the case; flop and nbytes, the operations and the bytes to and
-    from memory that the case needs at least; rounds.
+    Arguments:
+        group, rival: of the case.
+        flop: useful operations (two per multiply-add), the basis of GFLOP/s; None where they are
+            not counted.
+        done: operations that the kernels do, where they are more.
+        nbytes: to and from memory.
+        rounds: after `warmup` calls that are not timed.
+        facts: name -> number, what else was measured; a name reads on after its number.
+        headline: whether the row is one of the README's.
+        value, unit: what to compare instead of the time, called after the rounds.
     """
 
     def run(
@@ -88,26 +105,51 @@ def measure(
         *,
         group: str,
         rival: str,
-        flop: float,
+        flop: float | None = None,
+        done: float | None = None,
         nbytes: float | None = None,
         rounds: int = 9,
+        warmup: int = 1,
+        facts: dict[str, float] | None = None,
+        headline: bool = False,
+        value: Callable[[], float] | None = None,
+        unit: str = "ms",
     ) -> None:
         benchmark.group = group
-        benchmark.pedantic(function, rounds=rounds, warmup_rounds=1)
-        seconds = benchmark.stats.stats.median
+        # Beside the case, not once for the session: the rate moves with the machine's load.
+        gemm = timing.gemm_gflops()
+        benchmark.pedantic(
+            function, rounds=1 if smoke else rounds, warmup_rounds=0 if smoke else warmup
+        )
+        gemm = (gemm + timing.gemm_gflops()) / 2
         benchmark.extra_info.update(
             group=group,
             rival=rival,
-            threads=threads,
+            threads=torch.get_num_threads(),
+            omp_wait_policy=os.environ.get("OMP_WAIT_POLICY", "default"),
             cpu_capability=darts_fast.cpu_capability(),
             torch=torch.__version__,
-            gflops=flop / seconds / 1e9,
-            share_of_gemm=flop / seconds / 1e9 / gemm_gflops,
-            gemm_gflops=gemm_gflops,
+            gemm_gflops=gemm,
             copy_gbytes_per_s=copy_gbytes_per_s,
+            headline=headline,
         )
+        if facts:
+            benchmark.extra_info["facts"] = facts
+        if value is not None:
+            benchmark.extra_info.update(value=value(), unit=unit)
+        if benchmark.disabled or value is not None:
+            return
+        seconds = benchmark.stats.stats.median
+        if flop is not None:
+            benchmark.extra_info.update(
+                flop=flop,
+                done=flop if done is None else done,
+                gflops=flop / seconds / 1e9,
+                share_of_gemm=flop / seconds / 1e9 / gemm,
+            )
         if nbytes is not None:
             benchmark.extra_info.update(
+                nbytes=nbytes,
                 gbytes_per_s=nbytes / seconds / 1e9,
                 share_of_copy=nbytes / seconds / 1e9 / copy_gbytes_per_s,
             )

@@ -109,6 +109,7 @@ template <typename T>
 struct CellForward : CellArguments<T> {
   const T* const* running_mean;  // [B] -> [C]; read where norms is kRunning
   const T* const* running_var;
+  bool past_caches;        // the maps that enter a node are more than the caches hold
   double* partial_mean;    // [blocks + pools, G, N, C]
   double* partial_square;  // [blocks + pools, G, N, C]
   T* center;               // [G, B, period] of the norms: (y - center) * scale + shift; and a row

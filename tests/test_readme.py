@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 import shlex
@@ -61,17 +62,44 @@ def test_accuracies_are_those_of_the_result_files():
             assert f"{row['test_accuracy']:.2f}" in text, (name, row["selection"])
 
 
-def test_ratios_are_those_of_the_benchmark_file():
-    recorded = json.loads((RESULTS / "benchmarks.json").read_text())["benchmarks"]
-    text = README.read_text()
-    medians = {
-        (b["extra_info"]["group"], b["extra_info"]["rival"]): b["stats"]["median"] for b in recorded
+def load_tables():
+    spec = importlib.util.spec_from_file_location("tables", ROOT / "bench" / "tables.py")
+    tables = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(tables)
+    return tables
+
+
+def test_tables_are_those_of_the_benchmark_file():
+    tables = load_tables()
+    recorded = json.loads((RESULTS / "benchmarks.json").read_text())
+    for path in tables.DOCUMENTS:
+        text = path.read_text()
+        assert text.count("<!-- bench/tables.py: ") == text.count("<!-- end -->") >= 2
+        assert tables.filled(text, recorded) == text, f"{path.name}: run python bench/tables.py"
+
+
+def test_a_table_is_made_from_a_result():
+    def benchmark(rival, median, **extra):
+        return {
+            "stats": {"median": median},
+            "extra_info": {"group": "step", "rival": rival, "headline": True, **extra},
+        }
+
+    done = {"flop": 6e9, "done": 8e9, "nbytes": 2e9, "gemm_gflops": 80.0, "copy_gbytes_per_s": 40.0}
+    measured = {"gflops": 30.0, "share_of_gemm": 0.375, "facts": {"of its CPU time": 1.0625}}
+    recorded = {
+        "benchmarks": [
+            benchmark("eager", 1.0),
+            benchmark("fused", 0.2, **done, **measured),
+        ]
     }
-    groups = {group for group, _ in medians}
-    assert groups
-    for group in groups:
-        fused = medians[group, "fused"]
-        for rival in ("eager", "eager-channels_last"):
-            ratio = f"{medians[group, rival] / fused:.1f}"
-            row = next(line for line in text.splitlines() if group in line)
-            assert f" {ratio} " in row, (group, rival, ratio)
+    tables = load_tables()
+    place = "<!-- bench/tables.py: {} -->\nold\n<!-- end -->\n"
+    document = "".join(place.format(name) for name in ("headlines", "roofline"))
+    filled = tables.filled(document, recorded)
+    assert "old" not in filled
+    assert "| step | 200.0 ms | 5.0 | - | 30.0 | 0.38 | 1.06 of its CPU time |" in filled
+    # 8 GFLOP at 80 GFLOP/s take longer than 2 GB at 40 GB/s.
+    assert "| step | 6.00 | 8.00 | 2.000 | 100.0 | 50.0 | 200.0 | 0.50 |" in filled
+    with pytest.raises(ValueError, match="a table must be one of"):
+        tables.filled(place.format("missing"), recorded)

@@ -102,6 +102,22 @@ int64_t list_size(const CellList& list, int64_t state) {
 // Elements of a state, in which the grain of parallel regions is measured.
 int64_t state_work(const CellShape& s) { return s.height * s.width * s.channels; }
 
+// Maps of convolutions that one step writes and the next reads.
+int64_t most_maps(const MixedCellPlan& plan) {
+  int64_t most = 0;
+  for (size_t state = 0; state + 1 < plan.entering_at.size(); ++state) {
+    int64_t maps = plan.chains_at[state + 1] - plan.chains_at[state];
+    for (int64_t i = plan.entering_at[state]; i < plan.entering_at[state + 1]; ++i) {
+      maps += plan.ops[plan.entering[i]].block >= 0 ? 1 : 0;
+    }
+    most = std::max(most, maps);
+  }
+  return most;
+}
+
+// What a last-level cache that others use too can be trusted to keep.
+constexpr int64_t kCached = 12 << 20;
+
 template <typename T>
 void run_forward(const MixedCellKernels<T>& kernel, const CellForward<T>& p) {
   const CellShape& s = p.plan.shape;
@@ -180,6 +196,7 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     p.shift = p.scale + rows * period;
     p.term_scale = p.shift + rows * period;
     std::fill_n(p.center + rows * period, period, scalar_t(0));
+    p.past_caches = most_maps(a.plan) * p.slot * static_cast<int64_t>(sizeof(scalar_t)) > kCached;
     p.maps = write_pointer<scalar_t>(maps);
     p.mean = write_pointer<scalar_t>(mean);
     p.var = write_pointer<scalar_t>(var);

@@ -28,19 +28,24 @@ RIVALS = ("eager", "eager-channels_last", "fused")
 
 @dataclass(frozen=True)
 class BenchRow:
-    """One group: median seconds by rival, and what the fused rival reached (None where it was not
-    measured).
+    """One group of rivals.
+
+    Attributes:
+        values: by rival the median time in milliseconds, or what is compared in its place.
+        unit: of the values.
+        extra: everything recorded beside the fused rival's time (empty where it was not measured),
+            among it gflops and share_of_gemm, and facts, name -> number.
     """
 
     group: str
-    seconds: Mapping[str, float]
-    gflops: float | None
-    share_of_gemm: float | None
+    values: Mapping[str, float]
+    unit: str
+    extra: Mapping[str, Any]
 
     def ratio(self, rival: str) -> float | None:
-        """How many times faster than ``rival`` the fused one is."""
-        if rival in self.seconds and "fused" in self.seconds:
-            return self.seconds[rival] / self.seconds["fused"]
+        """How many times faster, or smaller, than ``rival`` the fused one is."""
+        if rival in self.values and "fused" in self.values:
+            return self.values[rival] / self.values["fused"]
         return None
 
 
@@ -64,25 +69,23 @@ def ratio_rows(recorded: Any, source: str) -> list[BenchRow]:
         )
     rows = []
     for group, rivals in groups.items():
-        extra = rivals.get("fused", {}).get("extra_info", {})
-        rows.append(
-            BenchRow(
-                group,
-                {name: benchmark["stats"]["median"] for name, benchmark in rivals.items()},
-                extra.get("gflops"),
-                extra.get("share_of_gemm"),
-            )
-        )
+        infos = {rival: benchmark["extra_info"] for rival, benchmark in rivals.items()}
+        values = {
+            rival: infos[rival].get("value", 1e3 * benchmark["stats"]["median"])
+            for rival, benchmark in rivals.items()
+        }
+        unit = next(iter(infos.values())).get("unit", "ms")
+        rows.append(BenchRow(group, values, unit, infos.get("fused", {})))
     return rows
 
 
 def _show(rows: list[BenchRow], source: str) -> None:
-    table = Table(title=f"median times of {source}")
+    table = Table(title=f"medians of {source}, in ms or the unit of the row")
     table.add_column("group", overflow="fold")
     for name in (
-        "eager\nms",
-        "channels\nlast ms",
-        "fused\nms",
+        "eager",
+        "channels\nlast",
+        "fused",
         "times\neager",
         "times ch.\nlast",
         "GFLOP/s",
@@ -90,14 +93,17 @@ def _show(rows: list[BenchRow], source: str) -> None:
     ):
         table.add_column(name, justify="right", no_wrap=True)
     for row in rows:
-        times = [row.seconds.get(rival) for rival in RIVALS]
+        values = [row.values.get(rival) for rival in RIVALS]
         ratios = [row.ratio(rival) for rival in RIVALS[:2]]
+        facts = [f"{number:.2f} {name}" for name, number in row.extra.get("facts", {}).items()]
+        unit = [] if row.unit == "ms" else [row.unit]
+        gflops, share = row.extra.get("gflops"), row.extra.get("share_of_gemm")
         table.add_row(
-            row.group,
-            *("-" if time is None else f"{1e3 * time:.3g}" for time in times),
+            "; ".join([row.group, *unit, *facts]),
+            *("-" if value is None else f"{value:.3g}" for value in values),
             *("-" if ratio is None else f"{ratio:.2f}" for ratio in ratios),
-            "-" if row.gflops is None else f"{row.gflops:.1f}",
-            "-" if row.share_of_gemm is None else f"{row.share_of_gemm:.2f}",
+            "-" if gflops is None else f"{gflops:.1f}",
+            "-" if share is None else f"{share:.2f}",
         )
     console = Console()
     if not console.is_terminal:

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
 // Backward of one convolution block of one image, g = dL/dy:
-//   d = depthwise(tile) again, strip by strip (it was not stored)
+//   d = depthwise(tile) again (it was not stored)
 //   dL/d matrix[ci, co] = sum_p d[p, ci] g[p, co]
 //   gd = matrix^T g, into a padded tile
 //   dL/d depthwise[t, c] = sum_p gd[p, c] tile[p + t, c]
@@ -40,7 +40,7 @@ static BlockGradients<T> block_gradients(const BlockShape& s, const ConvBlock& b
 
 template <typename T>
 struct BlockBackwardScratch {
-  T* depthwise;  // a strip of depthwise outputs
+  T* depthwise;  // all depthwise outputs: the tile streams past once
   T* grad;       // a strip of g
   T* grad_tile;  // gd or g, padded with zeros
 };
@@ -57,7 +57,8 @@ static BlockBackwardScratch<T> block_backward_scratch(const BlockShape& s, int64
   const int64_t period = pattern_period<T>(s.channels);
   const int64_t rows = strip_rows(s, period);
   BlockBackwardScratch<T> parts;
-  parts.depthwise = scratch->take(rows * round_up(s.out_width * s.channels, period) + kLanes<T>);
+  parts.depthwise =
+      scratch->take(s.out_height * round_up(s.out_width * s.channels, period) + kLanes<T>);
   parts.grad = scratch->take(rows * s.out_width * s.out_channels + kLanes<T>);
   parts.grad_tile = scratch->take(largest_grad_tile<T>(s, pad).size);
   return parts;
@@ -99,7 +100,7 @@ static void gather_input_gradient(const BlockShape& s, const Tile& grad_tile,
                         round_up(pixels * s.channels, period), to, true);
         } else {
           pointwise_rows<T>({from, s.out_channels, taps, count, s.out_channels, packed.transposed,
-                             packed.back_row, to, s.channels, s.channels, true},
+                             packed.back_row, to, s.channels, s.channels, true, false},
                             pixels, nullptr);
         }
       }
@@ -155,6 +156,10 @@ static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
   Tap taps[kMaxTaps];
   tile_taps(s, tile, block, separable ? period : packed.matrix, taps);
   const Tap first = {0, 0};
+  for (int64_t h = 0; separable && grads != nullptr && h < s.out_height; ++h) {
+    depthwise_row(image + h * s.stride * tile.row, taps, block_taps(block), packed.depthwise,
+                  period, tile.out_count, scratch.depthwise + h * tile.out_count, false);
+  }
   for (int64_t h = 0; h < s.out_height; h += strip) {
     const int64_t height = strip < s.out_height - h ? strip : s.out_height - h;
     T* const tile_row = interior + h * grad_tile.row;
@@ -164,19 +169,14 @@ static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
     }
     grad_rows(h, height, scratch.grad);
     if (grads != nullptr) {
-      for (int64_t i = 0; i < height; ++i) {
-        depthwise_row(image + (h + i) * s.stride * tile.row, taps, block_taps(block),
-                      packed.depthwise, period, tile.out_count,
-                      scratch.depthwise + i * tile.out_count, false);
-      }
-      pointwise_grad<T>({scratch.depthwise, 0, s.channels, scratch.grad, 0, s.out_channels, 1,
-                         height * s.out_width},
+      pointwise_grad<T>({scratch.depthwise + h * tile.out_count, 0, s.channels, scratch.grad, 0,
+                         s.out_channels, 1, height * s.out_width},
                         s.channels, packed.row, grads->matrices);
     }
     for (int64_t i = 0; i < height; ++i) {
       pointwise_rows<T>({scratch.grad + i * s.out_width * s.out_channels, s.out_channels, &first, 1,
                          s.out_channels, packed.transposed, packed.back_row,
-                         tile_row + i * grad_tile.row, s.channels, s.channels, false},
+                         tile_row + i * grad_tile.row, s.channels, s.channels, false, false},
                         s.out_width, nullptr);
     }
   }

@@ -73,11 +73,12 @@ static void first_strip_moments(const T* y, int64_t pixels, int64_t channels,
 }
 
 // Writes y [H', W', C'], and where `mean` is not null mean and centred square sum [C'].
+// `past_caches`: y will have left the caches before anybody reads it.
 template <typename T>
 static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock& block,
                           const PackedBlock<T>& packed, const T* image,
-                          const BlockForwardScratch<T>& scratch, T* y, double* mean,
-                          double* square) {
+                          const BlockForwardScratch<T>& scratch, T* y, double* mean, double* square,
+                          bool past_caches = false) {
   const int64_t period = pattern_period<T>(s.channels);
   const bool separable = block.kind == ConvKind::kSeparable;
   const bool in_place = s.out_channels % kLanes<T> == 0;
@@ -88,7 +89,7 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
   PointwiseRows<T> rows = {nullptr,           s.channels, separable ? &first : taps,
                            packed.dense_taps, s.channels, packed.matrices,
                            packed.row,        nullptr,    s.out_channels,
-                           s.out_channels,    false};
+                           s.out_channels,    false,      past_caches && in_place && is_aligned(y)};
   const RowMoments<T> moments = {scratch.about, scratch.sum, scratch.square};
   for (int64_t h = 0; h < s.out_height; h += strip) {
     const int64_t height = strip < s.out_height - h ? strip : s.out_height - h;
@@ -110,6 +111,7 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
     }
     if (!in_place) std::memcpy(to, scratch.out, pixels * s.out_channels * sizeof(T));
   }
+  if (rows.stream) fence_streams();
   if (mean == nullptr) return;
   const double count = static_cast<double>(s.out_height * s.out_width);
   for (int64_t c = 0; c < s.out_channels; ++c) {

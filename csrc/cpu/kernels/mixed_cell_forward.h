@@ -182,7 +182,7 @@ static void first_blocks_image(const CellForward<T>& p, int64_t node, int64_t n,
     const int64_t at = partial_at(p, op.block, n);
     block_forward(geometry.shape, tile, plan.blocks[op.block], cell_block(p, op.block), image,
                   scratch.block[at_geometry], map_image(p, is_chain(op) ? op.inner_map : op.map, n),
-                  moments ? p.partial_mean + at : nullptr, p.partial_square + at);
+                  moments ? p.partial_mean + at : nullptr, p.partial_square + at, p.past_caches);
   }
 }
 
@@ -322,7 +322,7 @@ static void cell_second(const CellStep<CellForward<T>>& step, int64_t begin, int
     block_forward(shape, tile, plan.blocks[op.block + 1], cell_block(p, op.block + 1),
                   scratch.tile[0], scratch.block[0], map_image(p, op.map, n),
                   p.norms[op.norm] == Norm::kBatch ? p.partial_mean + at : nullptr,
-                  p.partial_square + at);
+                  p.partial_square + at, p.past_caches);
   }
 }
 

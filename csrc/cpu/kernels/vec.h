@@ -43,4 +43,34 @@ static inline void store(T* to, Vec<T> value) {
   std::memcpy(to, &value, sizeof(value));
 }
 
+static inline bool is_aligned(const void* at) {
+  return reinterpret_cast<uintptr_t>(at) % DARTS_VECTOR_BYTES == 0;
+}
+
+// A store of a whole vector, aligned to its size, that does not read the line it replaces and
+// leaves the caches alone: for maps that nobody reads before they have left the caches anyway.
+// Other threads see it after `fence_streams`.
+template <typename T>
+static inline void stream(T* to, Vec<T> value) {
+#if defined(__clang__)
+  __builtin_nontemporal_store(value, reinterpret_cast<Vec<T>*>(to));
+#elif defined(__AVX512F__)
+  if constexpr (sizeof(T) == 4) {
+    __builtin_ia32_movntps512(to, value);
+  } else {
+    __builtin_ia32_movntpd512(to, value);
+  }
+#elif defined(__AVX2__)
+  if constexpr (sizeof(T) == 4) {
+    __builtin_ia32_movntps256(to, value);
+  } else {
+    __builtin_ia32_movntpd256(to, value);
+  }
+#else
+  store(to, value);
+#endif
+}
+
+static inline void fence_streams() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
+
 }  // namespace darts_fast::cpu::DARTS_CPU_CAPABILITY
