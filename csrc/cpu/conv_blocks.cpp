@@ -13,6 +13,7 @@
 #include "checks.h"
 #include "cpu/dispatch.h"
 #include "cpu/kernels/conv_blocks_kernels.h"
+#include "cpu/pointers.h"
 
 namespace darts_fast::cpu {
 namespace {
@@ -21,17 +22,7 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
-template <typename T>
-const ConvBlocksKernels<T>& kernels();
-template <>
-const ConvBlocksKernels<float>& kernels<float>() {
-  return DARTS_SELECT_TABLE(conv_blocks_kernels_float);
-}
-
-template <>
-const ConvBlocksKernels<double>& kernels<double>() {
-  return DARTS_SELECT_TABLE(conv_blocks_kernels_double);
-}
+DARTS_KERNEL_TABLES(ConvBlocksKernels, conv_blocks_kernels)
 
 struct Arguments {
   ConvBlocksShape shape;
@@ -126,36 +117,13 @@ Arguments check_arguments(const char* op, at::TensorList inputs, const OptionalT
 }
 
 template <typename T>
-const T* pointer(const OptionalTensor& tensor) {
-  return tensor.has_value() ? tensor->const_data_ptr<T>() : nullptr;
-}
-
-template <typename T>
-std::vector<const T*> read_pointers(const std::vector<Tensor>& tensors) {
-  std::vector<const T*> pointers;
-  for (const Tensor& tensor : tensors) {
-    pointers.push_back(tensor.numel() > 0 ? tensor.const_data_ptr<T>() : nullptr);
-  }
-  return pointers;
-}
-
-template <typename T>
-std::vector<T*> write_pointers(std::vector<Tensor>& tensors) {
-  std::vector<T*> pointers;
-  for (Tensor& tensor : tensors) {
-    pointers.push_back(tensor.numel() > 0 ? tensor.data_ptr<T>() : nullptr);
-  }
-  return pointers;
-}
-
-template <typename T>
 ConvBlocksNorm<T> norm_pointers(const Arguments& a) {
   return {a.norm,
           a.eps,
-          pointer<T>(a.mean),
-          pointer<T>(a.var),
-          pointer<T>(a.gamma),
-          pointer<T>(a.beta)};
+          read_pointer<T>(a.mean),
+          read_pointer<T>(a.var),
+          read_pointer<T>(a.gamma),
+          read_pointer<T>(a.beta)};
 }
 
 const uint8_t* active_pointer(const Arguments& a) {
@@ -300,9 +268,6 @@ Backward conv_blocks_backward(at::TensorList grad_outputs, c10::List<bool> arriv
     const auto gx = write_pointers<scalar_t>(scratch_inputs);
     const auto gdw = write_pointers<scalar_t>(grad_depthwise);
     const auto gpw = write_pointers<scalar_t>(grad_pointwise);
-    const auto output = [](Tensor& tensor) {
-      return tensor.numel() > 0 ? tensor.data_ptr<scalar_t>() : nullptr;
-    };
     p.shape = s;
     p.norm = norm_pointers<scalar_t>(a);
     p.branches = a.branches.data();
@@ -319,8 +284,8 @@ Backward conv_blocks_backward(at::TensorList grad_outputs, c10::List<bool> arriv
     p.grad_inputs = gx.data();
     p.grad_depthwise = gdw.data();
     p.grad_pointwise = gpw.data();
-    p.grad_gamma = output(grad_gamma);
-    p.grad_beta = output(grad_beta);
+    p.grad_gamma = write_pointer<scalar_t>(grad_gamma);
+    p.grad_beta = write_pointer<scalar_t>(grad_beta);
     run_phase(kernel.backward_pack, p, s.branches, p.packed_stride);
     run_phase(kernel.backward_run, p, batch * s.sources, item_work(s));
     if (want_weights) {

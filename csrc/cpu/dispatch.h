@@ -19,6 +19,20 @@
 #define DARTS_SELECT_TABLE(TABLE) (DEFAULT::TABLE)
 #endif
 
+// Inside an unnamed namespace of darts_fast::cpu: kernels<T>(), the table KIND<T> of the capability
+// in use, from the tables NAME_float and NAME_double.
+#define DARTS_KERNEL_TABLES(KIND, NAME)       \
+  template <typename T>                       \
+  const KIND<T>& kernels();                   \
+  template <>                                 \
+  const KIND<float>& kernels<float>() {       \
+    return DARTS_SELECT_TABLE(NAME##_float);  \
+  }                                           \
+  template <>                                 \
+  const KIND<double>& kernels<double>() {     \
+    return DARTS_SELECT_TABLE(NAME##_double); \
+  }
+
 namespace darts_fast::cpu {
 
 // Small phases stay on the calling thread: a parallel region costs more than they do.

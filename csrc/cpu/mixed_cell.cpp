@@ -14,6 +14,7 @@
 #include "checks.h"
 #include "cpu/dispatch.h"
 #include "cpu/kernels/mixed_cell_kernels.h"
+#include "cpu/pointers.h"
 #include "cpu/workspace.h"
 #include "mixed_cell_checks.h"
 
@@ -24,40 +25,7 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
-template <typename T>
-const MixedCellKernels<T>& kernels();
-
-template <>
-const MixedCellKernels<float>& kernels<float>() {
-  return DARTS_SELECT_TABLE(mixed_cell_kernels_float);
-}
-
-template <>
-const MixedCellKernels<double>& kernels<double>() {
-  return DARTS_SELECT_TABLE(mixed_cell_kernels_double);
-}
-
-template <typename T>
-std::vector<const T*> read_pointers(const std::vector<Tensor>& tensors) {
-  std::vector<const T*> pointers;
-  for (const Tensor& tensor : tensors) {
-    pointers.push_back(tensor.defined() ? tensor.const_data_ptr<T>() : nullptr);
-  }
-  return pointers;
-}
-
-// Null for tensors of no elements: nobody asked.
-template <typename T>
-T* write_pointer(const Tensor& tensor) {
-  return tensor.defined() && tensor.numel() > 0 ? tensor.mutable_data_ptr<T>() : nullptr;
-}
-
-template <typename T>
-std::vector<T*> write_pointers(const std::vector<Tensor>& tensors) {
-  std::vector<T*> pointers;
-  for (const Tensor& tensor : tensors) pointers.push_back(write_pointer<T>(tensor));
-  return pointers;
-}
+DARTS_KERNEL_TABLES(MixedCellKernels, mixed_cell_kernels)
 
 // Slots do not begin at equal places of a memory page, where streams of several maps would compete
 // for the same lines of a cache.

@@ -16,18 +16,7 @@
 namespace darts_fast::cpu {
 namespace {
 
-template <typename T>
-const NodeSumKernels<T>& kernels();
-
-template <>
-const NodeSumKernels<float>& kernels<float>() {
-  return DARTS_SELECT_TABLE(node_sum_kernels_float);
-}
-
-template <>
-const NodeSumKernels<double>& kernels<double>() {
-  return DARTS_SELECT_TABLE(node_sum_kernels_double);
-}
+DARTS_KERNEL_TABLES(NodeSumKernels, node_sum_kernels)
 
 // A tile of the node is about 16 KiB: it stays in a first-level cache while the maps pass by.
 // Multiples of 16 positions hold whole patterns of channels at every vector length.

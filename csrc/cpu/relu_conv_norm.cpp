@@ -12,6 +12,7 @@
 #include "checks.h"
 #include "cpu/dispatch.h"
 #include "cpu/kernels/relu_conv_norm_kernels.h"
+#include "cpu/pointers.h"
 #include "cpu/workspace.h"
 
 namespace darts_fast::cpu {
@@ -21,18 +22,7 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
-template <typename T>
-const ReluConvNormKernels<T>& kernels();
-
-template <>
-const ReluConvNormKernels<float>& kernels<float>() {
-  return DARTS_SELECT_TABLE(relu_conv_norm_kernels_float);
-}
-
-template <>
-const ReluConvNormKernels<double>& kernels<double>() {
-  return DARTS_SELECT_TABLE(relu_conv_norm_kernels_double);
-}
+DARTS_KERNEL_TABLES(ReluConvNormKernels, relu_conv_norm_kernels)
 
 struct Arguments {
   BlockShape shape;
@@ -116,16 +106,6 @@ Arguments check_arguments(const char* op, const Tensor& input, at::TensorList we
 }
 
 template <typename T>
-T* pointer(const Tensor& tensor) {
-  return tensor.defined() && tensor.numel() > 0 ? tensor.mutable_data_ptr<T>() : nullptr;
-}
-
-template <typename T>
-const T* read_pointer(const Tensor& tensor) {
-  return tensor.defined() && tensor.numel() > 0 ? tensor.const_data_ptr<T>() : nullptr;
-}
-
-template <typename T>
 void set_arguments(ReluConvNorm<T>& p, const Arguments& a) {
   p.shape = a.shape;
   p.block = a.block;
@@ -134,8 +114,8 @@ void set_arguments(ReluConvNorm<T>& p, const Arguments& a) {
   p.input = read_pointer<T>(a.input);
   p.first = read_pointer<T>(a.first);
   p.second = read_pointer<T>(a.second);
-  p.gamma = a.gamma.has_value() ? read_pointer<T>(*a.gamma) : nullptr;
-  p.beta = a.beta.has_value() ? read_pointer<T>(*a.beta) : nullptr;
+  p.gamma = read_pointer<T>(a.gamma);
+  p.beta = read_pointer<T>(a.beta);
   p.norm = a.norm;
   p.eps = a.eps;
 }
@@ -187,10 +167,10 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
     p.partial_mean = work.get<double>(partial);
     p.partial_square = p.partial_mean + moments;
     p.coefficients = work.get<scalar_t>(patterns);
-    p.raw = pointer<scalar_t>(raw);
-    p.mean = pointer<scalar_t>(mean);
-    p.var = pointer<scalar_t>(var);
-    p.output = pointer<scalar_t>(output);
+    p.raw = write_pointer<scalar_t>(raw);
+    p.mean = write_pointer<scalar_t>(mean);
+    p.var = write_pointer<scalar_t>(var);
+    p.output = write_pointer<scalar_t>(output);
     const ReluConvNorm<scalar_t>& shared = p;
     run_phase(kernel.pack, shared, 1, 1);
     run_phase(kernel.convolve, p, images, image_work(s));
@@ -263,11 +243,11 @@ Backward relu_conv_norm_backward(const Tensor& grad_output, const Tensor& input,
     p.raw = const_cast<scalar_t*>(read_pointer<scalar_t>(y));
     p.mean = const_cast<scalar_t*>(read_pointer<scalar_t>(given_mean));
     p.var = const_cast<scalar_t*>(read_pointer<scalar_t>(given_var));
-    p.grad_input = pointer<scalar_t>(grad_input);
-    p.grad_first = pointer<scalar_t>(grad_weights[0]);
-    p.grad_second = weights.size() == 2 ? pointer<scalar_t>(grad_weights[1]) : nullptr;
-    p.grad_gamma = pointer<scalar_t>(grad_gamma);
-    p.grad_beta = pointer<scalar_t>(grad_beta);
+    p.grad_input = write_pointer<scalar_t>(grad_input);
+    p.grad_first = write_pointer<scalar_t>(grad_weights[0]);
+    p.grad_second = weights.size() == 2 ? write_pointer<scalar_t>(grad_weights[1]) : nullptr;
+    p.grad_gamma = write_pointer<scalar_t>(grad_gamma);
+    p.grad_beta = write_pointer<scalar_t>(grad_beta);
     const ReluConvNorm<scalar_t>& shared = p;
     run_phase(kernel.pack, shared, 1, 1);
     run_phase(kernel.reduce, p, images, s.out_height * s.out_width * s.out_channels);
