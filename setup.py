@@ -2,7 +2,9 @@
 """Builds darts_fast._C: CPU kernels once per capability, CUDA kernels where there is a toolkit.
 
 Environment: DARTS_FAST_CUDA=0|1|auto (auto: when this torch has CUDA and a toolkit is found),
-TORCH_CUDA_ARCH_LIST, DARTS_FAST_WERROR=1 (warnings are errors), DEBUG=1 (-O0 -g), MAX_JOBS.
+TORCH_CUDA_ARCH_LIST, DARTS_FAST_WERROR=1 (warnings are errors), DEBUG=1 (-O0 -g), MAX_JOBS,
+DARTS_FAST_SANITIZE=address,undefined or thread (what -fsanitize= takes; -O1 -g, the first undefined
+behaviour ends the process; tests/test_sanitizers.py has what a process needs to load such a build).
 """
 
 import json
@@ -32,7 +34,17 @@ WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Wno-unused-parameter"]
 if os.environ.get("DARTS_FAST_WERROR") == "1":
     WARNINGS.append("-Werror")
 OPTIMISE = ["-O0", "-g"] if os.environ.get("DEBUG") == "1" else ["-O3"]
-CXX_FLAGS = [*OPTIMISE, "-std=c++20", "-fopenmp", "-fvisibility=hidden", "-fno-math-errno"]
+SANITIZE = []  # for the compiler and the linker
+if os.environ.get("DARTS_FAST_SANITIZE"):
+    SANITIZE = [
+        f"-fsanitize={os.environ['DARTS_FAST_SANITIZE']}",
+        *("-fno-sanitize-recover=undefined", "-fno-omit-frame-pointer"),
+    ]
+    OPTIMISE = ["-O1", "-g"]
+CXX_FLAGS = [
+    *(*OPTIMISE, *SANITIZE, "-std=c++20", "-fopenmp"),
+    *("-fvisibility=hidden", "-fno-math-errno"),
+]
 
 
 def want_cuda(choice: str, torch_cuda: str | None, cuda_home: str | None) -> bool:
@@ -110,7 +122,7 @@ def extension() -> CppExtension:
         include_dirs=[os.path.abspath("csrc")],
         define_macros=macros,
         extra_compile_args={"cxx": [*CXX_FLAGS, *WARNINGS], "nvcc": [*OPTIMISE, "-std=c++20"]},
-        extra_link_args=["-fopenmp"],
+        extra_link_args=["-fopenmp", *SANITIZE],
     )
 
 
