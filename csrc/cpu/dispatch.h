@@ -49,12 +49,19 @@ void run_phase(void (*phase)(const Params&, int64_t, int64_t), const Params& par
                    [&](int64_t begin, int64_t end) { phase(params, begin, end); });
 }
 
-// A phase that uses its thread's row of scratch memory.
+// A phase that uses a row of scratch memory, of which there are at::get_num_threads(). The items
+// are cut into shares with a row each, and not by the number of the thread that runs them: a build
+// with another OpenMP library than torch's would count threads that torch does not know of.
 template <typename Params>
 void run_phase(void (*phase)(const Params&, int64_t, int64_t, int64_t), const Params& params,
                int64_t items, int64_t elements_per_item) {
-  at::parallel_for(0, items, grain_size(elements_per_item), [&](int64_t begin, int64_t end) {
-    phase(params, begin, end, at::get_thread_num());
+  const int64_t grain = grain_size(elements_per_item);
+  const int64_t shares =
+      std::min<int64_t>(std::max(1, at::get_num_threads()), (items + grain - 1) / grain);
+  at::parallel_for(0, shares, 1, [&](int64_t first, int64_t last) {
+    for (int64_t share = first; share < last; ++share) {
+      phase(params, items * share / shares, items * (share + 1) / shares, share);
+    }
   });
 }
 
