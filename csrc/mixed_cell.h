@@ -8,6 +8,7 @@
 
 #include <cstdint>
 
+#include "bfloat16.h"
 #include "conv_block.h"
 #include "node_sum.h"
 
@@ -82,8 +83,16 @@ struct CellPlan {
   CellList state_pools;     // by source
 };
 
-// What forward and backward share. Maps and nodes are slots of [G * N, H', W', C] in one buffer.
-template <typename T>
+// How much is done in bfloat16; the numbers are those of the schema.
+enum class Precision : int64_t {
+  kFull = 0,
+  kMaps = 1,      // the outputs of convolutions are stored so
+  kProducts = 2,  // and pointwise products multiply so, where the CPU does
+};
+
+// What forward and backward share. Maps and nodes are slots of [G * N, H', W', C] in one buffer, or
+// in two where the outputs of convolutions have elements of their own, M.
+template <typename T, typename M = T>
 struct CellArguments {
   CellPlan plan;
   const T* const* states;  // [S] -> [G * N, H, W, C]
@@ -95,7 +104,8 @@ struct CellArguments {
   const Norm* norms;       // [B]
   const double* eps;       // [B]
   const uint8_t* active;   // [G, K]
-  T* maps;                 // slots
+  T* maps;                 // slots: pools, and nodes that ops leave
+  M* raw;                  // slots: what convolutions give to their norms; `maps` where M is T
   int64_t slot;            // elements of a slot
   T* packed;               // scratch: one row of packed weights per block
   int64_t packed_stride;
@@ -105,8 +115,8 @@ struct CellArguments {
   T* var;   // [G, B, C], biased
 };
 
-template <typename T>
-struct CellForward : CellArguments<T> {
+template <typename T, typename M = T>
+struct CellForward : CellArguments<T, M> {
   const T* const* running_mean;  // [B] -> [C]; read where norms is kRunning
   const T* const* running_var;
   bool past_caches;        // the maps that enter a node are more than the caches hold
@@ -120,8 +130,8 @@ struct CellForward : CellArguments<T> {
   T* output;               // [G * N, H', W', multiplier * C]
 };
 
-template <typename T>
-struct CellBackward : CellArguments<T> {
+template <typename T, typename M = T>
+struct CellBackward : CellArguments<T, M> {
   const T* grad_output;  // [G * N, H', W', multiplier * C]
   int64_t chunk_images;  // images of one group whose weight gradients share a row
   T* partial_weights;    // [blocks, G * chunks] rows; null = not wanted

@@ -200,19 +200,26 @@ void add_lists(MixedCellPlan& plan) {
 // Slots in the order in which the forward writes them. Without `save` a slot is free again after
 // the last phase that reads it: a chain's first map after its second block, the maps that enter a
 // node, and pools and nodes that nothing later reads, after the phase that sums the node.
-void assign_slots(MixedCellPlan& plan, bool save) {
+// `bf16_maps`: the outputs of convolutions have slots of their own.
+void assign_slots(MixedCellPlan& plan, bool save, bool bf16_maps) {
   const CellShape& s = plan.shape;
   const int64_t states = s.inputs + s.nodes;
-  std::vector<int64_t> free_slots;
-  plan.slots = 0;
-  const auto take = [&] {
-    if (free_slots.empty()) return plan.slots++;
-    const int64_t slot = free_slots.back();
-    free_slots.pop_back();
-    return slot;
+  struct Slots {
+    int64_t* count;
+    std::vector<int64_t> given_back;
+
+    int64_t take() {
+      if (given_back.empty()) return (*count)++;
+      const int64_t slot = given_back.back();
+      given_back.pop_back();
+      return slot;
+    }
   };
-  const auto give_back = [&](int64_t slot) {
-    if (!save && slot >= 0) free_slots.push_back(slot);
+  plan.slots = plan.raw_slots = 0;
+  Slots wide = {&plan.slots, {}}, half = {&plan.raw_slots, {}};
+  Slots& raw = bf16_maps ? half : wide;
+  const auto give_back = [save](Slots& slots, int64_t slot) {
+    if (!save && slot >= 0) slots.given_back.push_back(slot);
   };
   // The last node that reads a state, or one of its pools.
   const auto last_reader = [&](int64_t state, int64_t pool) {
@@ -228,11 +235,11 @@ void assign_slots(MixedCellPlan& plan, bool save) {
     // Phase `first` of this step: the node before, pools, first blocks.
     const int64_t made = node - 1;
     if (made >= s.inputs && plan.leaving_at[made + 1] > plan.leaving_at[made]) {
-      plan.node_map[made - s.inputs] = take();
+      plan.node_map[made - s.inputs] = wide.take();
     }
     const int64_t from = node == s.inputs ? 0 : made;
     for (int64_t i = plan.state_pools_at[from]; i < plan.state_pools_at[node]; ++i) {
-      plan.pools[plan.state_pools[i]].map = take();
+      plan.pools[plan.state_pools[i]].map = wide.take();
     }
     for (int64_t i = plan.leaving_at[from]; i < plan.leaving_at[node]; ++i) {
       CellOp& op = plan.ops[plan.leaving[i]];
@@ -242,28 +249,28 @@ void assign_slots(MixedCellPlan& plan, bool save) {
       for (int64_t i = plan.entering_at[node]; i < plan.entering_at[node + 1]; ++i) {
         CellOp& op = plan.ops[plan.entering[i]];
         if (op.block < 0) continue;
-        (op.kind == CellOpKind::kSeparableTwice ? op.inner_map : op.map) = take();
+        (op.kind == CellOpKind::kSeparableTwice ? op.inner_map : op.map) = raw.take();
       }
     }
     if (made >= s.inputs) {
       for (int64_t i = plan.entering_at[made]; i < plan.entering_at[made + 1]; ++i) {
         const CellOp& op = plan.ops[plan.entering[i]];
-        if (op.block >= 0) give_back(op.map);
+        if (op.block >= 0) give_back(raw, op.map);
       }
       for (int64_t i = 0; i < s.pools; ++i) {
         const CellPool& pool = plan.pools[i];
-        if (last_reader(pool.source, i) == made) give_back(pool.map);
+        if (last_reader(pool.source, i) == made) give_back(wide, pool.map);
       }
       for (int64_t state = s.inputs; state < made; ++state) {
-        if (last_reader(state, -1) == made) give_back(plan.node_map[state - s.inputs]);
+        if (last_reader(state, -1) == made) give_back(wide, plan.node_map[state - s.inputs]);
       }
     }
     if (node == states) break;
     for (int64_t i = plan.chains_at[node]; i < plan.chains_at[node + 1]; ++i) {
-      plan.ops[plan.chains[i]].map = take();
+      plan.ops[plan.chains[i]].map = raw.take();
     }
     for (int64_t i = plan.chains_at[node]; i < plan.chains_at[node + 1]; ++i) {
-      give_back(plan.ops[plan.chains[i]].inner_map);
+      give_back(raw, plan.ops[plan.chains[i]].inner_map);
     }
   }
 }
@@ -342,7 +349,13 @@ MixedCellArguments check_mixed_cell(const char* op, const MixedCellInputs& in, b
   a.betas = check_per_norm(op, "betas", in.betas, a.plan, in.states[0]);
   a.active = check_active(op, in.active, s.groups, s.ops);
   add_lists(a.plan);
-  assign_slots(a.plan, save);
+  TORCH_CHECK_VALUE(in.precision >= 0 && in.precision <= 2, op,
+                    ": precision must be 0, 1 or 2, got ", in.precision);
+  a.precision = static_cast<Precision>(in.precision);
+  TORCH_CHECK_NOT_IMPLEMENTED(
+      a.precision == Precision::kFull || in.states[0].scalar_type() == at::kFloat, op,
+      ": a precision below the full one needs float32 states, got ", in.states[0].scalar_type());
+  assign_slots(a.plan, save, a.precision != Precision::kFull);
   return a;
 }
 

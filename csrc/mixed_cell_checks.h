@@ -26,6 +26,7 @@ struct MixedCellInputs {
   int64_t stride;
   int64_t groups;
   const std::optional<at::Tensor>& active;
+  int64_t precision;
 };
 
 // Owns what a CellPlan points to.
@@ -42,6 +43,8 @@ struct MixedCellPlan {
   std::vector<int64_t> chains, chains_at;
   std::vector<int64_t> state_pools, state_pools_at;
   int64_t slots;  // maps of G * N nodes that the buffer holds
+  int64_t
+      raw_slots;  // of bfloat16 elements, behind them; 0 where convolutions' maps are in `slots`
 
   CellPlan view() const;
 
@@ -60,6 +63,7 @@ struct MixedCellArguments {
   std::vector<Norm> norms;
   std::vector<double> eps;
   at::Tensor active;  // bool [G, K] on the CPU
+  Precision precision;
 };
 
 // Raises with the op's name where anything does not fit. `save`: every map keeps a slot of its own;

@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // CPU binding of mixed_cell: allocation, steps of parallel phases, registration.
-#include <ATen/Dispatch.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
@@ -25,7 +24,32 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
-DARTS_KERNEL_TABLES(MixedCellKernels, mixed_cell_kernels)
+template <typename T, typename M>
+const MixedCellKernels<T, M>& kernels(Precision precision);
+template <>
+const MixedCellKernels<float>& kernels<float, float>(Precision) {
+  return DARTS_SELECT_TABLE(mixed_cell_kernels_float);
+}
+template <>
+const MixedCellKernels<double>& kernels<double, double>(Precision) {
+  return DARTS_SELECT_TABLE(mixed_cell_kernels_double);
+}
+template <>
+const MixedCellKernels<float, BFloat16>& kernels<float, BFloat16>(Precision) {
+  return DARTS_SELECT_TABLE(mixed_cell_kernels_bf16);
+}
+
+// body<T, M>() for the elements of states and of convolutions' maps.
+template <typename Body>
+void dispatch(const MixedCellArguments& a, Body body) {
+  if (a.states[0].scalar_type() == at::kDouble) {
+    body.template operator()<double, double>();
+  } else if (a.precision == Precision::kFull) {
+    body.template operator()<float, float>();
+  } else {
+    body.template operator()<float, BFloat16>();
+  }
+}
 
 // Slots do not begin at equal places of a memory page, where streams of several maps would compete
 // for the same lines of a cache.
@@ -33,6 +57,12 @@ int64_t slot_elements(const CellShape& s) {
   constexpr int64_t kStagger = 144;
   const int64_t size = s.groups * s.images * s.node_height * s.node_width * s.channels;
   return (size + 15) / 16 * 16 + kStagger;
+}
+
+// Elements of T in the buffer of all slots, those of convolutions in bfloat16 at its end. A slot is
+// an even number of elements.
+int64_t buffer_elements(const MixedCellPlan& plan) {
+  return (2 * plan.slots + plan.raw_slots) * slot_elements(plan.shape) / 2;
 }
 
 // Pointer tables of the shared arguments.
@@ -48,8 +78,9 @@ struct Pointers {
   std::vector<const T*> states, first, second, gamma, beta;
 };
 
-template <typename T>
-void set_arguments(CellArguments<T>& p, const MixedCellArguments& a, const Pointers<T>& pointers) {
+template <typename T, typename M>
+void set_arguments(CellArguments<T, M>& p, const MixedCellArguments& a, const Pointers<T>& pointers,
+                   T* maps) {
   p.plan = a.plan.view();
   p.states = pointers.states.data();
   p.weights = a.weights.const_data_ptr<T>();
@@ -61,6 +92,8 @@ void set_arguments(CellArguments<T>& p, const MixedCellArguments& a, const Point
   p.eps = a.eps.data();
   p.active = reinterpret_cast<const uint8_t*>(a.active.const_data_ptr<bool>());
   p.slot = slot_elements(a.plan.shape);
+  p.maps = maps;
+  p.raw = reinterpret_cast<M*>(maps + (sizeof(M) < sizeof(T) ? a.plan.slots * p.slot : 0));
 }
 
 int64_t list_size(const CellList& list, int64_t state) {
@@ -86,10 +119,10 @@ int64_t most_maps(const MixedCellPlan& plan) {
 // What a last-level cache that others use too can be trusted to keep.
 constexpr int64_t kCached = 12 << 20;
 
-template <typename T>
-void run_forward(const MixedCellKernels<T>& kernel, const CellForward<T>& p) {
+template <typename T, typename M>
+void run_forward(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& p) {
   const CellShape& s = p.plan.shape;
-  const CellArguments<T>& arguments = p;
+  const CellArguments<T, M>& arguments = p;
   const int64_t images = s.groups * s.images;
   const int64_t states = s.inputs + s.nodes;
   const int64_t norm_work = s.images * s.channels * 4;
@@ -97,7 +130,7 @@ void run_forward(const MixedCellKernels<T>& kernel, const CellForward<T>& p) {
   for (int64_t node = s.inputs; node < states; ++node) {
     const int64_t entering = list_size(p.plan.entering, node);
     const int64_t chains = list_size(p.plan.chains, node);
-    CellStep<CellForward<T>> step = {&p, node, false};
+    CellStep<CellForward<T, M>> step = {&p, node, false};
     run_phase(kernel.first, step, images, state_work(s) * (entering + 1));
     run_phase(kernel.norms, step, s.groups * entering, norm_work);
     if (chains == 0) continue;
@@ -105,7 +138,7 @@ void run_forward(const MixedCellKernels<T>& kernel, const CellForward<T>& p) {
     step.chains = true;
     run_phase(kernel.norms, step, s.groups * chains, norm_work);
   }
-  const CellStep<CellForward<T>> last = {&p, states, false};
+  const CellStep<CellForward<T, M>> last = {&p, states, false};
   run_phase(kernel.first, last, images, state_work(s) * 4);
 }
 
@@ -115,12 +148,12 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
                    at::TensorList gammas, at::TensorList betas, at::TensorList running_means,
                    at::TensorList running_vars, at::IntArrayRef ops, at::IntArrayRef norms,
                    at::ArrayRef<double> eps, int64_t nodes, int64_t multiplier, int64_t stride,
-                   int64_t groups, const OptionalTensor& active, bool save) {
+                   int64_t groups, const OptionalTensor& active, int64_t precision, bool save) {
   static constexpr char op[] = "mixed_cell";
   const MixedCellArguments a =
       check_mixed_cell(op,
                        {states, weights, convolutions, gammas, betas, ops, norms, eps, nodes,
-                        multiplier, stride, groups, active},
+                        multiplier, stride, groups, active, precision},
                        save);
   const CellShape& s = a.plan.shape;
   const auto means = check_per_norm(op, "running_means", running_means, a.plan, states[0]);
@@ -134,16 +167,16 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
   const int64_t images = s.groups * s.images;
   Tensor output = at::empty({images, s.multiplier * s.channels, s.node_height, s.node_width},
                             options, kChannelsLast);
-  Tensor maps = arena_empty(a.plan.slots * slot_elements(s), options);
+  Tensor maps = arena_empty(buffer_elements(a.plan), options);
   Tensor mean = at::empty({groups, s.norms, s.channels}, options);
   Tensor var = at::empty({groups, s.norms, s.channels}, options);
-  AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), op, [&] {
-    const MixedCellKernels<scalar_t>& kernel = kernels<scalar_t>();
+  dispatch(a, [&]<typename scalar_t, typename map_t>() {
+    const MixedCellKernels<scalar_t, map_t>& kernel = kernels<scalar_t, map_t>(a.precision);
     const Pointers<scalar_t> pointers(a);
     const auto running_mean = read_pointers<scalar_t>(means);
     const auto running_var = read_pointers<scalar_t>(variances);
-    CellForward<scalar_t> p;
-    set_arguments(p, a, pointers);
+    CellForward<scalar_t, map_t> p;
+    set_arguments(p, a, pointers, write_pointer<scalar_t>(maps));
     const int64_t period = kernel.period(s.channels);
     p.packed_stride = kernel.packed_size(p.plan);
     p.scratch_stride = kernel.forward_scratch(p.plan);
@@ -165,7 +198,6 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     p.term_scale = p.shift + rows * period;
     std::fill_n(p.center + rows * period, period, scalar_t(0));
     p.past_caches = most_maps(a.plan) * p.slot * static_cast<int64_t>(sizeof(scalar_t)) > kCached;
-    p.maps = write_pointer<scalar_t>(maps);
     p.mean = write_pointer<scalar_t>(mean);
     p.var = write_pointer<scalar_t>(var);
     p.running_mean = running_mean.data();
@@ -177,20 +209,20 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
   return {output, maps, mean, var};
 }
 
-template <typename T>
-void run_backward(const MixedCellKernels<T>& kernel, const CellBackward<T>& p) {
+template <typename T, typename M>
+void run_backward(const MixedCellKernels<T, M>& kernel, const CellBackward<T, M>& p) {
   const CellShape& s = p.plan.shape;
-  const CellArguments<T>& arguments = p;
+  const CellArguments<T, M>& arguments = p;
   const int64_t chunks = s.groups * ((s.images + p.chunk_images - 1) / p.chunk_images);
   const int64_t work = state_work(s) * p.chunk_images;
   const int64_t norm_work = s.images * s.channels * 4;
   run_phase(kernel.pack, arguments, s.blocks, p.packed_stride);
   run_phase(kernel.prepare, p, s.groups * s.norms, s.channels * 8);
   for (int64_t node = s.inputs + s.nodes; node >= s.inputs; --node) {
-    const CellStep<CellBackward<T>> step = {&p, node, false};
+    const CellStep<CellBackward<T, M>> step = {&p, node, false};
     run_phase(kernel.grad_first, step, chunks, work * 8);
     if (node == s.inputs) break;
-    const CellStep<CellBackward<T>> next = {&p, node - 1, false};
+    const CellStep<CellBackward<T, M>> next = {&p, node - 1, false};
     const int64_t chains = list_size(p.plan.chains, node - 1);
     run_phase(kernel.node_norms, next, s.groups * list_size(p.plan.entering, node - 1), norm_work);
     if (chains == 0) continue;
@@ -212,19 +244,19 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
                              at::TensorList betas, at::IntArrayRef ops, at::IntArrayRef norms,
                              at::ArrayRef<double> eps, int64_t nodes, int64_t multiplier,
                              int64_t stride, int64_t groups, const OptionalTensor& active,
-                             c10::List<bool> output_mask) {
+                             int64_t precision, c10::List<bool> output_mask) {
   static constexpr char op[] = "mixed_cell_backward";
   const MixedCellArguments a =
       check_mixed_cell(op,
                        {states, weights, convolutions, gammas, betas, ops, norms, eps, nodes,
-                        multiplier, stride, groups, active},
+                        multiplier, stride, groups, active, precision},
                        true);
   const CellShape& s = a.plan.shape;
   const auto options = a.states[0].options().memory_format(std::nullopt);
   const int64_t images = s.groups * s.images;
   check_like(op, "grad_output", grad_output,
              {images, s.multiplier * s.channels, s.node_height, s.node_width}, a.states[0]);
-  check_like(op, "saved", saved, {a.plan.slots * slot_elements(s)}, a.states[0]);
+  check_like(op, "saved", saved, {buffer_elements(a.plan)}, a.states[0]);
   check_like(op, "mean", mean, {groups, s.norms, s.channels}, a.states[0]);
   check_like(op, "var", var, {groups, s.norms, s.channels}, a.states[0]);
   const size_t expected = states.size() + 1 + convolutions.size() + gammas.size() + betas.size();
@@ -262,11 +294,11 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
   }
   // Without images the gradients are the zeros that they began as.
   if (images == 0) return {grad_states, grad_weights, grad_convolutions, grad_gammas, grad_betas};
-  AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), op, [&] {
-    const MixedCellKernels<scalar_t>& kernel = kernels<scalar_t>();
+  dispatch(a, [&]<typename scalar_t, typename map_t>() {
+    const MixedCellKernels<scalar_t, map_t>& kernel = kernels<scalar_t, map_t>(a.precision);
     const Pointers<scalar_t> pointers(a);
-    CellBackward<scalar_t> p;
-    set_arguments(p, a, pointers);
+    CellBackward<scalar_t, map_t> p;
+    set_arguments(p, a, pointers, const_cast<scalar_t*>(saved.const_data_ptr<scalar_t>()));
     const int64_t period = kernel.period(s.channels);
     p.packed_stride = kernel.packed_size(p.plan);
     p.scratch_stride = kernel.backward_scratch(p.plan);
@@ -290,7 +322,6 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
     const int64_t grad_nodes = work.reserve<scalar_t>(s.nodes * p.slot);
     work.allocate();
     p.grad_output = g.const_data_ptr<scalar_t>();
-    p.maps = const_cast<scalar_t*>(saved.const_data_ptr<scalar_t>());
     p.mean = const_cast<scalar_t*>(given_mean.const_data_ptr<scalar_t>());
     p.var = const_cast<scalar_t*>(given_var.const_data_ptr<scalar_t>());
     p.packed = work.get<scalar_t>(packed);

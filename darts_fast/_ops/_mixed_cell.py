@@ -11,6 +11,7 @@ from torch import Tensor
 
 from darts_fast import _extension as _extension  # registers the schemas
 from darts_fast import reference
+from darts_fast._ops._autocast import register_autocast
 from darts_fast._ops._replay import flags, second_derivative
 
 __all__ = ["mixed_cell", "mixed_cell_backward"]
@@ -19,19 +20,24 @@ mixed_cell = torch.ops.darts_fast.mixed_cell.default
 mixed_cell_backward = torch.ops.darts_fast.mixed_cell_backward.default
 
 
-def _saved_size(plan: Sequence[reference.CellOp], inputs: int, elements: int) -> int:
+def _saved_size(
+    plan: Sequence[reference.CellOp], inputs: int, elements: int, precision: int
+) -> int:
     """Elements of the CPU kernels' buffer: a slot per map, each a little longer than the map.
 
-    The maps are those of every convolution block, of every pool of a state, and the nodes that an
-    operation reads.
+    The maps are those of every convolution block, of two bytes an element if the precision is not
+    the full one, of every pool of a state, and the nodes that an operation reads.
     """
     blocks = sum(
         len(op.convolutions) if op.kind == "dense" else len(op.convolutions) // 2 for op in plan
     )
     pools = {(op.source, op.kind) for op in plan if op.kind in ("max_pool", "avg_pool")}
     read_nodes = {op.source for op in plan if op.source >= inputs}
-    slots = blocks + len(pools) + len(read_nodes)
-    return slots * ((elements + 15) // 16 * 16 + 144)
+    slot = (elements + 15) // 16 * 16 + 144
+    convolved = blocks * slot
+    if precision != reference.PRECISION_FULL:
+        convolved //= 2
+    return (len(pools) + len(read_nodes)) * slot + convolved
 
 
 @torch.library.register_fake("darts_fast::mixed_cell")
@@ -51,6 +57,7 @@ def _fake(
     stride: int,
     groups: int,
     active: Tensor | None,
+    precision: int,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     first = states[0]
@@ -62,7 +69,8 @@ def _fake(
         memory_format=torch.channels_last,
     )
     plan = reference.cell_ops(ops)
-    saved = _saved_size(plan, len(states), output.numel() // multiplier) if save else 0
+    elements = output.numel() // multiplier
+    saved = _saved_size(plan, len(states), elements, precision) if save else 0
     statistics = (groups, len(norms), channels)
     return (
         output,
@@ -91,6 +99,7 @@ def _backward_fake(
     stride: int,
     groups: int,
     active: Tensor | None,
+    precision: int,
     output_mask: Sequence[bool],
 ) -> tuple[list[Tensor], Tensor, list[Tensor], list[Tensor], list[Tensor]]:
     first = states[0]
@@ -111,7 +120,7 @@ def _backward_fake(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     states, weights, convolutions, gammas, betas, means, variances, *settings = inputs
-    *settings, active, save = settings
+    *settings, active, precision, save = settings
     _, saved, mean, var = output
     ctx.mark_non_differentiable(saved, mean, var)
     ctx.set_materialize_grads(False)
@@ -122,7 +131,7 @@ def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
         )
     ctx.sizes = (len(states), 1, len(convolutions), len(gammas), len(betas))
     ctx.running = (len(means), len(variances))
-    ctx.settings = settings
+    ctx.settings, ctx.precision = settings, precision
 
 
 def _parts(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
@@ -170,18 +179,18 @@ def _autograd(ctx: Any, grad_output: Tensor | None, *_: Tensor | None) -> tuple[
         mask = _computed(wanted, ctx.sizes, parameters, ctx.settings[0], active)
         grad_states, grad_weights, *grads = mixed_cell_backward(
             *(grad_output, saved, mean, var, states, weights, *parameters),
-            *(*ctx.settings, active, mask),
+            *(*ctx.settings, active, ctx.precision, mask),
         )
         flat = [*grad_states, grad_weights, *(grad for part in grads for grad in part)]
         kept = [grad if want else None for grad, want in zip(flat, mask, strict=True)]
     kept += [None] * sum(ctx.running)
     states, (weights,), *parts = _parts(kept, (*ctx.sizes, *ctx.running))
-    return states, weights, *parts, None, *_none_of_norms(ctx.settings), *(None,) * 6
+    return states, weights, *parts, None, *_none_of_norms(ctx.settings), *(None,) * 7
 
 
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     grad_output, _, mean, var, states, weights, *parameters = inputs[:9]
-    *settings, active, mask = inputs[9:]
+    *settings, active, _, mask = inputs[9:]
     ctx.set_materialize_grads(False)
     ctx.save_for_backward(
         grad_output, mean, var, *states, weights, *(p for part in parameters for p in part), active
@@ -211,7 +220,8 @@ def _backward_autograd(
         states, (weights,), *lists = _parts(leaves, ctx.sizes)
         output, *_ = reference.mixed_cell(
             *(cast(list[Tensor], states), cast(Tensor, weights)),
-            *(*lists, *running, ops, norms, eps, *settings, active, False),
+            *(*lists, *running, ops, norms, eps, *settings, active),
+            *(reference.PRECISION_FULL, False),
         )
         return [output]
 
@@ -226,7 +236,7 @@ def _backward_autograd(
     states, (weights,), *lists = _parts(grads, ctx.sizes)
     return (
         *(grad, None, None, None, states, weights, *lists),
-        *(None, *_none_of_norms(ctx.settings), *(None,) * 6),
+        *(None, *_none_of_norms(ctx.settings), *(None,) * 7),
     )
 
 
@@ -234,5 +244,11 @@ torch.library.register_autograd("darts_fast::mixed_cell", _autograd, setup_conte
 torch.library.register_autograd(
     "darts_fast::mixed_cell_backward", _backward_autograd, setup_context=_backward_setup
 )
-for _device in ("cpu", "cuda"):
-    torch.library.register_autocast("darts_fast::mixed_cell", _device, torch.float32)
+register_autocast(
+    "darts_fast::mixed_cell",
+    lambda arguments: (
+        arguments
+        if arguments[0][0].dtype == torch.float64
+        else (*arguments[:-2], reference.PRECISION_PRODUCTS, arguments[-1])
+    ),
+)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from darts_fast import _extension as _extension  # registers the schemas
 from darts_fast import reference
+from darts_fast._ops._autocast import register_autocast
 from darts_fast._ops._replay import flags, second_derivative
 
 __all__ = ["relu_conv_norm", "relu_conv_norm_backward"]
@@ -141,5 +142,4 @@ torch.library.register_autograd("darts_fast::relu_conv_norm", _autograd, setup_c
 torch.library.register_autograd(
     "darts_fast::relu_conv_norm_backward", _backward_autograd, setup_context=_backward_setup
 )
-for _device in ("cpu", "cuda"):
-    torch.library.register_autocast("darts_fast::relu_conv_norm", _device, torch.float32)
+register_autocast("darts_fast::relu_conv_norm")

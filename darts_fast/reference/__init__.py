@@ -6,7 +6,14 @@ second derivative of the ops. Written to be read: nothing here is tuned.
 """
 
 from darts_fast.reference._conv_blocks import conv_blocks
-from darts_fast.reference._layers import NORM_BATCH, NORM_NONE, NORM_RUNNING
+from darts_fast.reference._layers import (
+    NORM_BATCH,
+    NORM_NONE,
+    NORM_RUNNING,
+    PRECISION_FULL,
+    PRECISION_MAPS,
+    PRECISION_PRODUCTS,
+)
 from darts_fast.reference._mixed_cell import CELL_KINDS, CellOp, cell_ops, mixed_cell
 from darts_fast.reference._node_sum import node_sum
 from darts_fast.reference._relu_conv_norm import relu_conv_norm
@@ -16,6 +23,9 @@ __all__ = [
     "NORM_BATCH",
     "NORM_NONE",
     "NORM_RUNNING",
+    "PRECISION_FULL",
+    "PRECISION_MAPS",
+    "PRECISION_PRODUCTS",
     "CellOp",
     "cell_ops",
     "conv_blocks",

@@ -11,6 +11,10 @@ from torch.nn import functional
 
 NORM_NONE, NORM_BATCH, NORM_RUNNING = 0, 1, 2
 
+# What native ops do in bfloat16: nothing, storing maps, pointwise products too. All accumulate in
+# the dtype of the states.
+PRECISION_FULL, PRECISION_MAPS, PRECISION_PRODUCTS = 0, 1, 2
+
 
 def moments(x: Tensor) -> tuple[Tensor, Tensor]:
     """Mean and biased variance [C] of x [N, C, H, W]; 0 and 1 of an empty batch."""

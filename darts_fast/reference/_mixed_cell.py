@@ -134,6 +134,7 @@ def mixed_cell(
     stride: int,
     groups: int,
     active: Tensor | None,
+    precision: int,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """``node_i = sum_k w[g, k] * op_k(state)`` over the ops into it, node after node, per group g.
@@ -155,6 +156,7 @@ def mixed_cell(
         stride: of the ops that leave an input state.
         groups: variants stacked along the batch.
         active: bool [groups, K] on the CPU, or None for all. Other ops are not computed.
+        precision: has no meaning here; native backends store and multiply as it says.
         save: has no meaning here; native backends keep maps for backward then.
 
     Returns:

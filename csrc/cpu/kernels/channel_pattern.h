@@ -4,7 +4,7 @@
 // and fold it to channels at the end, so C = 4, 6 or 10 runs at the speed of C = 16.
 #pragma once
 
-#include "cpu/kernels/vec.h"
+#include "cpu/kernels/map_elements.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 

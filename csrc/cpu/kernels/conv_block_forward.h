@@ -72,16 +72,19 @@ static void first_strip_moments(const T* y, int64_t pixels, int64_t channels,
   }
 }
 
-// Writes y [H', W', C'], and where `mean` is not null mean and centred square sum [C'].
-// `past_caches`: y will have left the caches before anybody reads it.
-template <typename T>
+// Writes y [H', W', C'], and where `mean` is not null mean and centred square sum [C']: of the
+// values before they are rounded to the elements M that y is stored in. That costs nothing, leaves
+// the running statistics as they are without rounding, and is as near to the truth: what roundings
+// add to a variance is 1e-5 of it, and to a mean nearly nothing. `past_caches`: y will have left
+// the caches before anybody reads it.
+template <typename T, typename M>
 static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock& block,
                           const PackedBlock<T>& packed, const T* image,
-                          const BlockForwardScratch<T>& scratch, T* y, double* mean, double* square,
+                          const BlockForwardScratch<T>& scratch, M* y, double* mean, double* square,
                           bool past_caches = false) {
   const int64_t period = pattern_period<T>(s.channels);
   const bool separable = block.kind == ConvKind::kSeparable;
-  const bool in_place = s.out_channels % kLanes<T> == 0;
+  const bool in_place = kSameElement<T, M> && s.out_channels % kLanes<T> == 0;
   const int64_t strip = separable ? strip_rows(s, period) : 1;
   Tap taps[kMaxTaps];
   tile_taps(s, tile, block, separable ? period : packed.matrix, taps);
@@ -98,10 +101,11 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
       depthwise_row(from + i * s.stride * tile.row, taps, block_taps(block), packed.depthwise,
                     period, tile.out_count, scratch.depthwise + i * tile.out_count, false);
     }
-    T* to = y + h * s.out_width * s.out_channels;
+    M* to = y + h * s.out_width * s.out_channels;
     const int64_t pixels = height * s.out_width;
     rows.in = separable ? scratch.depthwise : from;
-    rows.out = in_place ? to : scratch.out;
+    rows.out = scratch.out;
+    if constexpr (kSameElement<T, M>) rows.out = in_place ? to : scratch.out;
     const bool fused = mean != nullptr && h > 0;
     pointwise_rows<T>(rows, pixels, fused ? &moments : nullptr);
     if (mean != nullptr && h == 0) {
@@ -109,7 +113,7 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
     } else if (fused) {
       add_strip_moments(s.out_channels, scratch);
     }
-    if (!in_place) std::memcpy(to, scratch.out, pixels * s.out_channels * sizeof(T));
+    if (!in_place) store_map(to, scratch.out, pixels * s.out_channels);
   }
   if (rows.stream) fence_streams();
   if (mean == nullptr) return;

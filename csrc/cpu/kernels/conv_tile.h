@@ -118,8 +118,8 @@ static inline Vec<T> rectified(Vec<T> x) {
 
 // Fills a row of pixels of the interior from `count` elements: ReLU, behind the norm if there is
 // one.
-template <typename T>
-static inline void load_tile_row(const T* x, int64_t count, int64_t period,
+template <typename T, typename Y>
+static inline void load_tile_row(const Y* x, int64_t count, int64_t period,
                                  const InputNorm<T>* norm, T* to) {
   const int64_t whole = count / period * period;
   if (norm == nullptr) {
@@ -137,18 +137,19 @@ static inline void load_tile_row(const T* x, int64_t count, int64_t period,
   }
   for (int64_t i = whole; i < count; ++i) {
     const int64_t c = i - whole;
-    const T v = norm == nullptr ? x[i] : (x[i] - norm->center[c]) * norm->scale[c] + norm->shift[c];
+    const T y = widen(x[i]);
+    const T v = norm == nullptr ? y : (y - norm->center[c]) * norm->scale[c] + norm->shift[c];
     to[i] = v < T(0) ? T(0) : v;
   }
 }
 
 // Fills the interior of the tile; the padding keeps the zeros it was given when it was cleared.
-template <typename T>
-static void load_tile(const BlockShape& s, const Tile& t, const T* image, int64_t period,
+template <typename T, typename Y>
+static void load_tile(const BlockShape& s, const Tile& t, const Y* image, int64_t period,
                       const InputNorm<T>* norm, T* tile) {
   const int64_t row = s.width * s.channels;
   for (int64_t h = 0; h < s.height; ++h) {
-    const T* x = image + h * row;
+    const Y* x = image + h * row;
     if (s.stride == 1) {
       load_tile_row(x, row, period, norm, tile + tile_offset(s, t, h, 0));
       continue;
@@ -156,7 +157,7 @@ static void load_tile(const BlockShape& s, const Tile& t, const T* image, int64_
     for (int64_t w = 0; w < s.width; ++w) {
       T* to = tile + tile_offset(s, t, h, w);
       for (int64_t c = 0; c < s.channels; ++c) {
-        T v = x[w * s.channels + c];
+        T v = widen(x[w * s.channels + c]);
         if (norm != nullptr) v = (v - norm->center[c]) * norm->scale[c] + norm->shift[c];
         to[c] = v < T(0) ? T(0) : v;
       }

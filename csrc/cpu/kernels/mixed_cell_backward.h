@@ -86,8 +86,8 @@ static int64_t cell_partial_size(const CellPlan& plan) {
 }
 
 // Chunks: images of one group, whose weight gradients are summed in one row.
-template <typename T>
-static inline int64_t group_chunks(const CellBackward<T>& p) {
+template <typename T, typename M>
+static inline int64_t group_chunks(const CellBackward<T, M>& p) {
   return (p.plan.shape.images + p.chunk_images - 1) / p.chunk_images;
 }
 
@@ -97,8 +97,8 @@ struct ImageRange {
   int64_t end;
 };
 
-template <typename T>
-static inline ImageRange chunk_range(const CellBackward<T>& p, int64_t chunk) {
+template <typename T, typename M>
+static inline ImageRange chunk_range(const CellBackward<T, M>& p, int64_t chunk) {
   const int64_t images = p.plan.shape.images;
   const int64_t group = chunk / group_chunks(p);
   const int64_t first = chunk % group_chunks(p) * p.chunk_images;
@@ -108,8 +108,8 @@ static inline ImageRange chunk_range(const CellBackward<T>& p, int64_t chunk) {
 
 // The row of a chunk's weight gradients of a block, cleared before the chunk's first image; false
 // where nobody wants them.
-template <typename T>
-static bool chunk_gradients(const CellBackward<T>& p, int64_t block, int64_t chunk, bool clear,
+template <typename T, typename M>
+static bool chunk_gradients(const CellBackward<T, M>& p, int64_t block, int64_t chunk, bool clear,
                             BlockGradients<T>* grads) {
   if (p.partial_weights == nullptr) return false;
   const int64_t chunks = p.plan.shape.groups * group_chunks(p);
@@ -121,8 +121,8 @@ static bool chunk_gradients(const CellBackward<T>& p, int64_t block, int64_t chu
   return true;
 }
 
-template <typename T>
-static inline GradNorm<T> grad_norm(const CellBackward<T>& p, int64_t group, int64_t norm) {
+template <typename T, typename M>
+static inline GradNorm<T> grad_norm(const CellBackward<T, M>& p, int64_t group, int64_t norm) {
   const CellShape& s = p.plan.shape;
   const int64_t period = pattern_period<T>(s.channels);
   const int64_t at = (group * s.norms + norm) * period;
@@ -131,21 +131,21 @@ static inline GradNorm<T> grad_norm(const CellBackward<T>& p, int64_t group, int
 }
 
 // Rows of an image's dL/dy.
-template <typename T>
-static inline void norm_gradient_rows(const GradNorm<T>& n, const T* g, const T* y, int64_t h,
+template <typename T, typename M>
+static inline void norm_gradient_rows(const GradNorm<T>& n, const T* g, const M* y, int64_t h,
                                       int64_t rows, int64_t row, int64_t period, T* out) {
   norm_gradient<T, false>(n, g + h * row, y + h * row, rows * row, period, out);
 }
 
-template <typename T>
-static inline T* grad_node_image(const CellBackward<T>& p, int64_t state, int64_t n) {
+template <typename T, typename M>
+static inline T* grad_node_image(const CellBackward<T, M>& p, int64_t state, int64_t n) {
   const CellShape& s = p.plan.shape;
   return p.grad_nodes + (state - s.inputs) * p.slot + n * node_size(s);
 }
 
 // Items: groups and norms.
-template <typename T>
-static void cell_prepare(const CellBackward<T>& p, int64_t begin, int64_t end) {
+template <typename T, typename M>
+static void cell_prepare(const CellBackward<T, M>& p, int64_t begin, int64_t end) {
   const CellShape& s = p.plan.shape;
   const int64_t channels = s.channels;
   const int64_t period = pattern_period<T>(channels);
@@ -173,9 +173,9 @@ static void cell_prepare(const CellBackward<T>& p, int64_t begin, int64_t end) {
 
 // From S1 = sum g and P = sum g * (y - mean): the coefficients of dL/dy, and S1, S2 = P / sigma for
 // the gradients of beta and gamma.
-template <typename T>
-static void finish_grad_norm(const CellBackward<T>& p, int64_t group, int64_t norm, double weight,
-                             const double* s1, const double* products) {
+template <typename T, typename M>
+static void finish_grad_norm(const CellBackward<T, M>& p, int64_t group, int64_t norm,
+                             double weight, const double* s1, const double* products) {
   const CellShape& s = p.plan.shape;
   const int64_t channels = s.channels;
   const int64_t period = pattern_period<T>(channels);
@@ -210,10 +210,10 @@ static inline void sum_images(const double* partial, int64_t first, int64_t imag
 }
 
 // Items: chunks of images, and within a chunk the chains that enter the node.
-template <typename T>
-static void cell_grad_second(const CellStep<CellBackward<T>>& step, int64_t begin, int64_t end,
+template <typename T, typename M>
+static void cell_grad_second(const CellStep<CellBackward<T, M>>& step, int64_t begin, int64_t end,
                              int64_t thread) {
-  const CellBackward<T>& p = *step.p;
+  const CellBackward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   const int64_t channels = s.channels;
@@ -239,9 +239,9 @@ static void cell_grad_second(const CellStep<CellBackward<T>>& step, int64_t begi
     const InputNorm<T> norm = {p.center + inner, p.inner_scale + inner, p.inner_shift + inner};
     const GradNorm<T> outer = grad_norm(p, range.group, op.norm);
     for (int64_t n = range.begin; n < range.end; ++n) {
-      const T* y = map_image(p, op.map, n);
+      const M* y = raw_image(p, op.map, n);
       const T* g = grad_node_image(p, op.node, n);
-      const T* first = map_image(p, op.inner_map, n);
+      const M* first = raw_image(p, op.inner_map, n);
       load_tile<T>(shape, tile, first, period, &norm, scratch.tile[0]);
       std::memset(scratch.grad_sum, 0, grad_sum_size(shape, period) * sizeof(T));
       block_backward(shape, tile, pad, plan.blocks[op.block + 1], cell_block(p, op.block + 1),
@@ -255,17 +255,17 @@ static void cell_grad_second(const CellStep<CellBackward<T>>& step, int64_t begi
                                       out + h * row);
       }
       double* sums = p.inner_sums + (k * s.groups * s.images + n) * 2 * channels;
-      add_products<T>(out, nullptr, nullptr, node_size(s), channels, period, scratch.sums, sums);
-      add_products(out, first, p.center + inner, node_size(s), channels, period, scratch.sums,
+      sum_gradients(out, node_size(s), channels, period, scratch.sums, sums);
+      sum_products(out, first, p.center + inner, node_size(s), channels, period, scratch.sums,
                    sums + channels);
     }
   }
 }
 
 // Items: groups, and within a group the chains that enter the node.
-template <typename T>
-static void cell_inner_norms(const CellStep<CellBackward<T>>& step, int64_t begin, int64_t end) {
-  const CellBackward<T>& p = *step.p;
+template <typename T, typename M>
+static void cell_inner_norms(const CellStep<CellBackward<T, M>>& step, int64_t begin, int64_t end) {
+  const CellBackward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   const int64_t from = plan.chains.at[step.node];
@@ -283,14 +283,14 @@ static void cell_inner_norms(const CellStep<CellBackward<T>>& step, int64_t begi
   }
 }
 
-template <typename T>
-static inline T* grad_pool_image(const CellBackward<T>& p, int64_t pool, int64_t n) {
+template <typename T, typename M>
+static inline T* grad_pool_image(const CellBackward<T, M>& p, int64_t pool, int64_t n) {
   return p.grad_pools + pool * p.slot + n * node_size(p.plan.shape);
 }
 
 // The gradient of a state's image, or null where nobody wants it.
-template <typename T>
-static inline T* grad_state_image(const CellBackward<T>& p, int64_t state, int64_t n) {
+template <typename T, typename M>
+static inline T* grad_state_image(const CellBackward<T, M>& p, int64_t state, int64_t n) {
   const CellShape& s = p.plan.shape;
   if (!is_input(s, state)) return grad_node_image(p, state, n);
   if (p.grad_states[state] == nullptr) return nullptr;
@@ -298,8 +298,8 @@ static inline T* grad_state_image(const CellBackward<T>& p, int64_t state, int64
 }
 
 // Before anything is added: 0, and of nodes in the output the gradient that arrives there.
-template <typename T>
-static void start_gradients(const CellBackward<T>& p, int64_t n) {
+template <typename T, typename M>
+static void start_gradients(const CellBackward<T, M>& p, int64_t n) {
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   for (int64_t state = 0; state < s.inputs + s.nodes; ++state) {
@@ -322,8 +322,8 @@ static void start_gradients(const CellBackward<T>& p, int64_t n) {
 
 // One image: adds what the ops that enter `node` give to the gradients of their sources, and to
 // those of pooled maps.
-template <typename T>
-static void entering_gradients(const CellBackward<T>& p, int64_t node, int64_t n, int64_t chunk,
+template <typename T, typename M>
+static void entering_gradients(const CellBackward<T, M>& p, int64_t node, int64_t n, int64_t chunk,
                                bool first_image, const CellBackwardScratch<T>& scratch) {
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
@@ -362,7 +362,7 @@ static void entering_gradients(const CellBackward<T>& p, int64_t node, int64_t n
       convolved = true;
       BlockGradients<T> grads;
       const bool want = chunk_gradients(p, op.block, chunk, first_image, &grads);
-      const T* y = map_image(p, is_chain(op) ? op.inner_map : op.map, n);
+      const M* y = raw_image(p, is_chain(op) ? op.inner_map : op.map, n);
       const T* behind = is_chain(op) ? p.grad_inner + place * p.slot + n * node_size(s) : g;
       const GradNorm<T> norm = grad_norm(p, group, op.norm - (is_chain(op) ? 1 : 0));
       block_backward(geometry.shape, tile, geometry.pad, plan.blocks[op.block],
@@ -381,8 +381,8 @@ static void entering_gradients(const CellBackward<T>& p, int64_t node, int64_t n
 }
 
 // One image: the pools' part of the gradient of a state, whose other parts are there.
-template <typename T>
-static void add_pool_gradients(const CellBackward<T>& p, int64_t state, int64_t n,
+template <typename T, typename M>
+static void add_pool_gradients(const CellBackward<T, M>& p, int64_t state, int64_t n,
                                const CellBackwardScratch<T>& scratch) {
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
@@ -409,31 +409,37 @@ static void add_pool_gradients(const CellBackward<T>& p, int64_t state, int64_t 
 }
 
 // The image's part of S1 of a node and of the products of the terms that enter it.
-template <typename T>
-static void node_products(const CellBackward<T>& p, int64_t state, int64_t n, const T* g, T* sums) {
+template <typename T, typename M>
+static void node_products(const CellBackward<T, M>& p, int64_t state, int64_t n, const T* g,
+                          T* sums) {
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   const int64_t period = pattern_period<T>(s.channels);
   const int64_t group = n / s.images;
   const int64_t all = s.groups * s.images;
   const auto place = [&](int64_t row) { return p.partial_sums + (row * all + n) * s.channels; };
-  add_products<T>(g, nullptr, nullptr, node_size(s), s.channels, period, sums,
-                  place(s.ops + state - s.inputs));
+  sum_gradients(g, node_size(s), s.channels, period, sums, place(s.ops + state - s.inputs));
   for (int64_t j = plan.entering.at[state]; j < plan.entering.at[state + 1]; ++j) {
     const int64_t k = plan.entering.entries[j];
     if (!op_runs(p, group, k)) continue;
     const CellOp& op = plan.ops[k];
     const int64_t norm = op.norm < 0 ? s.groups * s.norms : group * s.norms + op.norm;
-    add_products(g, term_image(p, op, n), p.center + norm * period, node_size(s), s.channels,
-                 period, sums, place(k));
+    const T* center = p.center + norm * period;
+    if (is_conv(op)) {
+      sum_products(g, raw_image(p, op.map, n), center, node_size(s), s.channels, period, sums,
+                   place(k));
+    } else {
+      sum_products(g, term_image(p, op, n), center, node_size(s), s.channels, period, sums,
+                   place(k));
+    }
   }
 }
 
 // Items: chunks of images. In the step behind the last node the gradients only start.
-template <typename T>
-static void cell_grad_first(const CellStep<CellBackward<T>>& step, int64_t begin, int64_t end,
+template <typename T, typename M>
+static void cell_grad_first(const CellStep<CellBackward<T, M>>& step, int64_t begin, int64_t end,
                             int64_t thread) {
-  const CellBackward<T>& p = *step.p;
+  const CellBackward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
@@ -460,9 +466,9 @@ static void cell_grad_first(const CellStep<CellBackward<T>>& step, int64_t begin
 }
 
 // Items: groups, and within a group the ops that enter the node.
-template <typename T>
-static void cell_node_norms(const CellStep<CellBackward<T>>& step, int64_t begin, int64_t end) {
-  const CellBackward<T>& p = *step.p;
+template <typename T, typename M>
+static void cell_node_norms(const CellStep<CellBackward<T, M>>& step, int64_t begin, int64_t end) {
+  const CellBackward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   const int64_t channels = s.channels;
@@ -502,8 +508,8 @@ static void cell_node_norms(const CellStep<CellBackward<T>>& step, int64_t begin
 }
 
 // Items: blocks.
-template <typename T>
-static void cell_weights(const CellBackward<T>& p, int64_t begin, int64_t end) {
+template <typename T, typename M>
+static void cell_weights(const CellBackward<T, M>& p, int64_t begin, int64_t end) {
   const CellPlan& plan = p.plan;
   const int64_t chunks = plan.shape.groups * group_chunks(p);
   for (int64_t b = begin; b < end; ++b) {
@@ -517,8 +523,8 @@ static void cell_weights(const CellBackward<T>& p, int64_t begin, int64_t end) {
 }
 
 // Items: norms. dL/d beta = sum over groups of S1, dL/d gamma of S2.
-template <typename T>
-static void cell_parameters(const CellBackward<T>& p, int64_t begin, int64_t end) {
+template <typename T, typename M>
+static void cell_parameters(const CellBackward<T, M>& p, int64_t begin, int64_t end) {
   const CellShape& s = p.plan.shape;
   for (int64_t norm = begin; norm < end; ++norm) {
     const double* sums = p.norm_sums + norm * s.groups * 2 * s.channels;

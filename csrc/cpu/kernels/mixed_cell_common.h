@@ -66,32 +66,39 @@ static inline BlockShape block_shape(const CellPlan& plan, int64_t block) {
   return block == op.block ? first_shape(plan.shape, op.source) : second_shape(plan.shape);
 }
 
-template <typename T>
-static inline bool op_runs(const CellArguments<T>& p, int64_t group, int64_t k) {
+template <typename T, typename M>
+static inline bool op_runs(const CellArguments<T, M>& p, int64_t group, int64_t k) {
   return p.plan.ops[k].kind != CellOpKind::kNone && p.active[group * p.plan.shape.ops + k];
 }
 
-template <typename T>
-static inline T* map_image(const CellArguments<T>& p, int64_t map, int64_t n) {
+// A slot of a convolution's output.
+template <typename T, typename M>
+static inline M* raw_image(const CellArguments<T, M>& p, int64_t map, int64_t n) {
+  return p.raw + map * p.slot + n * node_size(p.plan.shape);
+}
+
+// A slot of a pool or a node.
+template <typename T, typename M>
+static inline T* map_image(const CellArguments<T, M>& p, int64_t map, int64_t n) {
   return p.maps + map * p.slot + n * node_size(p.plan.shape);
 }
 
 // The state as an image, where it is stored: an input, or a node that ops leave.
-template <typename T>
-static inline const T* state_image(const CellArguments<T>& p, int64_t state, int64_t n) {
+template <typename T, typename M>
+static inline const T* state_image(const CellArguments<T, M>& p, int64_t state, int64_t n) {
   const CellShape& s = p.plan.shape;
   if (is_input(s, state)) return p.states[state] + n * s.height * s.width * s.channels;
   return map_image(p, p.plan.node_map[state - s.inputs], n);
 }
 
-// What an op gives to its last norm, or to the sum.
-template <typename T>
-static inline const T* term_image(const CellArguments<T>& p, const CellOp& op, int64_t n) {
+// What an op gives to its last norm, or to the sum, where that is stored as T.
+template <typename T, typename M>
+static inline const T* term_image(const CellArguments<T, M>& p, const CellOp& op, int64_t n) {
   return op.map >= 0 ? map_image(p, op.map, n) : state_image(p, op.source, n);
 }
 
-template <typename T>
-static inline PackedBlock<T> cell_block(const CellArguments<T>& p, int64_t block) {
+template <typename T, typename M>
+static inline PackedBlock<T> cell_block(const CellArguments<T, M>& p, int64_t block) {
   return packed_block<T>(block_shape(p.plan, block), p.plan.blocks[block],
                          p.packed + block * p.packed_stride);
 }
@@ -106,8 +113,8 @@ static int64_t cell_packed_size(const CellPlan& plan) {
   return most;
 }
 
-template <typename T>
-static void cell_pack(const CellArguments<T>& p, int64_t begin, int64_t end) {
+template <typename T, typename M>
+static void cell_pack(const CellArguments<T, M>& p, int64_t begin, int64_t end) {
   for (int64_t b = begin; b < end; ++b) {
     bool runs = false;
     for (int64_t g = 0; g < p.plan.shape.groups; ++g) {

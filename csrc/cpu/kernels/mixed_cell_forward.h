@@ -56,8 +56,8 @@ static int64_t cell_forward_scratch(const CellPlan& plan) {
 }
 
 // node = sum of the terms that enter it, one image.
-template <typename T>
-static void sum_node_image(const CellForward<T>& p, int64_t state, int64_t n, T* constant,
+template <typename T, typename M>
+static void sum_node_image(const CellForward<T, M>& p, int64_t state, int64_t n, T* constant,
                            T* node) {
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
@@ -84,21 +84,30 @@ static void sum_node_image(const CellForward<T>& p, int64_t state, int64_t n, T*
                   (length - i < period ? length - i : period) * sizeof(T));
     }
     TermSum<T> sum = {node + from, length, period, 0, {}, {}, {}};
+    TermSum<T, M> raw = {node + from, length, period, 0, {}, {}, {}};
     for (int64_t i = 0; i < count; ++i) {
       const int64_t k = entering[i];
       if (!op_runs(p, group, k)) continue;
       const CellOp& op = plan.ops[k];
       const int64_t norm = op.norm < 0 ? s.groups * s.norms : group * s.norms + op.norm;
-      add_term(&sum, term_image(p, op, n) + from, p.term_scale + (group * s.ops + k) * period,
-               p.center + norm * period);
+      const T* scale = p.term_scale + (group * s.ops + k) * period;
+      const T* center = p.center + norm * period;
+      if constexpr (!kSameElement<T, M>) {
+        if (is_conv(op)) {
+          add_term(&raw, raw_image(p, op.map, n) + from, scale, center);
+          continue;
+        }
+      }
+      add_term(&sum, term_image(p, op, n) + from, scale, center);
     }
     flush_terms(&sum);
+    flush_terms(&raw);
   }
 }
 
 // The node's image, stored where later ops and the output want it; returns where it can be read.
-template <typename T>
-static const T* make_node_image(const CellForward<T>& p, int64_t state, int64_t n,
+template <typename T, typename M>
+static const T* make_node_image(const CellForward<T, M>& p, int64_t state, int64_t n,
                                 const CellForwardScratch<T>& scratch) {
   const CellShape& s = p.plan.shape;
   const int64_t node = state - s.inputs;
@@ -119,14 +128,14 @@ static const T* make_node_image(const CellForward<T>& p, int64_t state, int64_t 
 }
 
 // Where the moments of a block's or a pool's image stand, if its norm wants any.
-template <typename T>
-static inline int64_t partial_at(const CellForward<T>& p, int64_t index, int64_t n) {
+template <typename T, typename M>
+static inline int64_t partial_at(const CellForward<T, M>& p, int64_t index, int64_t n) {
   const CellShape& s = p.plan.shape;
   return (index * s.groups * s.images + n) * s.channels;
 }
 
-template <typename T>
-static void pool_state_image(const CellForward<T>& p, int64_t state, int64_t n, const T* x,
+template <typename T, typename M>
+static void pool_state_image(const CellForward<T, M>& p, int64_t state, int64_t n, const T* x,
                              const CellForwardScratch<T>& scratch) {
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
@@ -158,8 +167,8 @@ static void pool_state_image(const CellForward<T>& p, int64_t state, int64_t n, 
 }
 
 // The first blocks of the ops that enter `node`, one image.
-template <typename T>
-static void first_blocks_image(const CellForward<T>& p, int64_t node, int64_t n,
+template <typename T, typename M>
+static void first_blocks_image(const CellForward<T, M>& p, int64_t node, int64_t n,
                                const CellForwardScratch<T>& scratch) {
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
@@ -181,16 +190,16 @@ static void first_blocks_image(const CellForward<T>& p, int64_t node, int64_t n,
     const bool moments = p.norms[op.norm - (is_chain(op) ? 1 : 0)] == Norm::kBatch;
     const int64_t at = partial_at(p, op.block, n);
     block_forward(geometry.shape, tile, plan.blocks[op.block], cell_block(p, op.block), image,
-                  scratch.block[at_geometry], map_image(p, is_chain(op) ? op.inner_map : op.map, n),
+                  scratch.block[at_geometry], raw_image(p, is_chain(op) ? op.inner_map : op.map, n),
                   moments ? p.partial_mean + at : nullptr, p.partial_square + at, p.past_caches);
   }
 }
 
 // Items: images. In the step behind the last node only that node is summed.
-template <typename T>
-static void cell_first(const CellStep<CellForward<T>>& step, int64_t begin, int64_t end,
+template <typename T, typename M>
+static void cell_first(const CellStep<CellForward<T, M>>& step, int64_t begin, int64_t end,
                        int64_t thread) {
-  const CellForward<T>& p = *step.p;
+  const CellForward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   const int64_t period = pattern_period<T>(s.channels);
@@ -215,8 +224,8 @@ static void cell_first(const CellStep<CellForward<T>>& step, int64_t begin, int6
 }
 
 // Statistics and coefficients of one norm of one group; `index` is the block or pool of its map.
-template <typename T>
-static void finish_norm(const CellForward<T>& p, int64_t group, int64_t norm, int64_t index) {
+template <typename T, typename M>
+static void finish_norm(const CellForward<T, M>& p, int64_t group, int64_t norm, int64_t index) {
   const CellShape& s = p.plan.shape;
   const int64_t channels = s.channels;
   const int64_t period = pattern_period<T>(channels);
@@ -248,8 +257,8 @@ static void finish_norm(const CellForward<T>& p, int64_t group, int64_t norm, in
 }
 
 // The weight of an op times its last norm's scale.
-template <typename T>
-static void finish_term(const CellForward<T>& p, int64_t group, int64_t k) {
+template <typename T, typename M>
+static void finish_term(const CellForward<T, M>& p, int64_t group, int64_t k) {
   const CellShape& s = p.plan.shape;
   const int64_t period = pattern_period<T>(s.channels);
   const int64_t norm = p.plan.ops[k].norm;
@@ -263,9 +272,9 @@ static void finish_term(const CellForward<T>& p, int64_t group, int64_t k) {
 }
 
 // Items: groups, and within a group the ops (or chains) that enter the node.
-template <typename T>
-static void cell_norms(const CellStep<CellForward<T>>& step, int64_t begin, int64_t end) {
-  const CellForward<T>& p = *step.p;
+template <typename T, typename M>
+static void cell_norms(const CellStep<CellForward<T, M>>& step, int64_t begin, int64_t end) {
+  const CellForward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   const CellList& list = step.chains ? plan.chains : plan.entering;
@@ -295,10 +304,10 @@ static void cell_norms(const CellStep<CellForward<T>>& step, int64_t begin, int6
 }
 
 // Items: images, and within an image the chains that enter the node.
-template <typename T>
-static void cell_second(const CellStep<CellForward<T>>& step, int64_t begin, int64_t end,
+template <typename T, typename M>
+static void cell_second(const CellStep<CellForward<T, M>>& step, int64_t begin, int64_t end,
                         int64_t thread) {
-  const CellForward<T>& p = *step.p;
+  const CellForward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   const int64_t period = pattern_period<T>(s.channels);
@@ -317,10 +326,10 @@ static void cell_second(const CellStep<CellForward<T>>& step, int64_t begin, int
     const CellOp& op = plan.ops[k];
     const int64_t row = (group * s.norms + op.norm - 1) * period;
     const InputNorm<T> norm = {p.center + row, p.scale + row, p.shift + row};
-    load_tile<T>(shape, tile, map_image(p, op.inner_map, n), period, &norm, scratch.tile[0]);
+    load_tile<T>(shape, tile, raw_image(p, op.inner_map, n), period, &norm, scratch.tile[0]);
     const int64_t at = partial_at(p, op.block + 1, n);
     block_forward(shape, tile, plan.blocks[op.block + 1], cell_block(p, op.block + 1),
-                  scratch.tile[0], scratch.block[0], map_image(p, op.map, n),
+                  scratch.tile[0], scratch.block[0], raw_image(p, op.map, n),
                   p.norms[op.norm] == Norm::kBatch ? p.partial_mean + at : nullptr,
                   p.partial_square + at, p.past_caches);
   }

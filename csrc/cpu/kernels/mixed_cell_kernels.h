@@ -20,10 +20,10 @@ struct CellStep {
 // As in node_sum_kernels.h: phases in the order of the steps, each on work items [begin, end),
 // results independent of how the items are shared out. Phases with a thread argument use that row
 // of the scratch memory. "op" and "chain" count those that enter the node of the step.
-template <typename T>
+template <typename T, typename M = T>
 struct MixedCellKernels {
-  using Forward = CellForward<T>;
-  using Backward = CellBackward<T>;
+  using Forward = CellForward<T, M>;
+  using Backward = CellBackward<T, M>;
   using ForwardStep = CellStep<Forward>;
   using BackwardStep = CellStep<Backward>;
   // Elements: of a pattern of channels, of a block's packed weights, of a thread's scratch memory,
@@ -34,7 +34,7 @@ struct MixedCellKernels {
   int64_t (*backward_scratch)(const CellPlan& plan);
   int64_t (*partial_size)(const CellPlan& plan);
   // Forward: pack; then for every step first, norms, second, norms of the chains.      item
-  void (*pack)(const CellArguments<T>& p, int64_t begin, int64_t end);               // block
+  void (*pack)(const CellArguments<T, M>& p, int64_t begin, int64_t end);            // block
   void (*first)(const ForwardStep& s, int64_t begin, int64_t end, int64_t thread);   // image
   void (*norms)(const ForwardStep& s, int64_t begin, int64_t end);                   // group, op
   void (*second)(const ForwardStep& s, int64_t begin, int64_t end, int64_t thread);  // image, chain
@@ -51,10 +51,11 @@ struct MixedCellKernels {
   void (*parameters)(const Backward& p, int64_t begin, int64_t end);       // norm
 };
 
-#define DARTS_DECLARE_MIXED_CELL(CAPABILITY)                       \
-  namespace CAPABILITY {                                           \
-  extern const MixedCellKernels<float> mixed_cell_kernels_float;   \
-  extern const MixedCellKernels<double> mixed_cell_kernels_double; \
+#define DARTS_DECLARE_MIXED_CELL(CAPABILITY)                              \
+  namespace CAPABILITY {                                                  \
+  extern const MixedCellKernels<float> mixed_cell_kernels_float;          \
+  extern const MixedCellKernels<double> mixed_cell_kernels_double;        \
+  extern const MixedCellKernels<float, BFloat16> mixed_cell_kernels_bf16; \
   }
 DARTS_DECLARE_MIXED_CELL(DEFAULT)
 DARTS_DECLARE_MIXED_CELL(AVX2)

@@ -102,8 +102,8 @@ struct TermVectors {
 };
 
 // Adds kTerms maps to a stretch of the node, which stays in the first-level cache between calls.
-template <typename T, int kTerms>
-static void add_terms(T* node, const T* const* y, const T* const* scale, const T* const* center,
+template <typename T, int kTerms, typename Y>
+static void add_terms(T* node, const Y* const* y, const T* const* scale, const T* const* center,
                       int64_t count, int64_t period) {
   const int64_t whole = count / period * period;
   for_each_vector<T>(
@@ -127,24 +127,25 @@ static void add_terms(T* node, const T* const* y, const T* const* scale, const T
       });
   for (int64_t i = whole; i < count; ++i) {
     for (int k = 0; k < kTerms; ++k) {
-      node[i] += (y[k][i] - center[k][i - whole]) * scale[k][i - whole];
+      node[i] += (widen(y[k][i]) - center[k][i - whole]) * scale[k][i - whole];
     }
   }
 }
 
 // Terms of one stretch that wait to be added, as many at a time as there are streams and registers
-// for.
-template <typename T>
+// for. Y: what the maps are stored in.
+template <typename T, typename Y = T>
 struct TermSum {
   T* node;
   int64_t count, period;
   int pending;
-  const T *y[4], *scale[4], *center[4];
+  const Y* y[4];
+  const T *scale[4], *center[4];
 };
 
-template <typename T>
-static void flush_terms(TermSum<T>* sum) {
-  TermSum<T>& s = *sum;
+template <typename T, typename Y>
+static void flush_terms(TermSum<T, Y>* sum) {
+  TermSum<T, Y>& s = *sum;
   switch (s.pending) {
     case 4:
       add_terms<T, 4>(s.node, s.y, s.scale, s.center, s.count, s.period);
@@ -164,8 +165,8 @@ static void flush_terms(TermSum<T>* sum) {
   s.pending = 0;
 }
 
-template <typename T>
-static void add_term(TermSum<T>* sum, const T* y, const T* scale, const T* center) {
+template <typename T, typename Y>
+static void add_term(TermSum<T, Y>* sum, const Y* y, const T* scale, const T* center) {
   sum->y[sum->pending] = y;
   sum->scale[sum->pending] = scale;
   sum->center[sum->pending] = center;

@@ -27,8 +27,8 @@ struct GradNormVectors {
 };
 
 // out (+)= scale * ((g - mean) - slope * (y - center)) for `count` elements from channel 0 on.
-template <typename T, bool kAdd>
-static void norm_gradient(const GradNorm<T>& n, const T* g, const T* y, int64_t count,
+template <typename T, bool kAdd, typename Y>
+static void norm_gradient(const GradNorm<T>& n, const T* g, const Y* y, int64_t count,
                           int64_t period, T* out) {
   const int64_t whole = count / period * period;
   if (n.mean == nullptr) {
@@ -57,30 +57,39 @@ static void norm_gradient(const GradNorm<T>& n, const T* g, const T* y, int64_t 
       });
   for (int64_t i = whole; i < count; ++i) {
     const int64_t j = i - whole;
-    const T value = n.scale[j] * ((g[i] - n.mean[j]) - n.slope[j] * (y[i] - n.center[j]));
+    const T value = n.scale[j] * ((g[i] - n.mean[j]) - n.slope[j] * (widen(y[i]) - n.center[j]));
     out[i] = kAdd ? out[i] + value : value;
   }
 }
 
-// Sums of g and of g * (y - center) over an image, per channel, in double.
+// Sums of g over an image, per channel, in double.
 template <typename T>
-static void add_products(const T* g, const T* y, const T* center, int64_t size, int64_t channels,
+static void sum_gradients(const T* g, int64_t size, int64_t channels, int64_t period, T* sums,
+                          double* out) {
+  const int64_t stretch = 4 * stretch_elements(period);
+  for (int64_t c = 0; c < channels; ++c) out[c] = 0;
+  for (int64_t from = 0; from < size; from += stretch) {
+    const int64_t length = size - from < stretch ? size - from : stretch;
+    sum_over_positions(
+        sums, length, channels, period, [](int64_t) { return 0; },
+        [&](int64_t i, int) { return load(g + from + i); },
+        [&](int64_t i, int64_t) { return g[from + i]; });
+    for (int64_t c = 0; c < channels; ++c) out[c] += sums[c];
+  }
+}
+
+// The same of g * (y - center).
+template <typename T, typename Y>
+static void sum_products(const T* g, const Y* y, const T* center, int64_t size, int64_t channels,
                          int64_t period, T* sums, double* out) {
   const int64_t stretch = 4 * stretch_elements(period);
   for (int64_t c = 0; c < channels; ++c) out[c] = 0;
   for (int64_t from = 0; from < size; from += stretch) {
     const int64_t length = size - from < stretch ? size - from : stretch;
-    if (y == nullptr) {
-      sum_over_positions(
-          sums, length, channels, period, [](int64_t) { return 0; },
-          [&](int64_t i, int) { return load(g + from + i); },
-          [&](int64_t i, int64_t) { return g[from + i]; });
-    } else {
-      sum_over_positions(
-          sums, length, channels, period, [&](int64_t offset) { return load(center + offset); },
-          [&](int64_t i, Vec<T> m) { return load(g + from + i) * (load(y + from + i) - m); },
-          [&](int64_t i, int64_t c) { return g[from + i] * (y[from + i] - center[c]); });
-    }
+    sum_over_positions(
+        sums, length, channels, period, [&](int64_t offset) { return load(center + offset); },
+        [&](int64_t i, Vec<T> m) { return load(g + from + i) * (load(y + from + i) - m); },
+        [&](int64_t i, int64_t c) { return g[from + i] * (widen(y[from + i]) - center[c]); });
     for (int64_t c = 0; c < channels; ++c) out[c] += sums[c];
   }
 }

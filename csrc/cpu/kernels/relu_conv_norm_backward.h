@@ -54,9 +54,9 @@ static void relu_conv_reduce(const ReluConvNormBackward<T>& p, int64_t begin, in
     const T* mean = p.mean + n / p.images * channels;
     expand_pattern(center, channels, period, [&](int64_t c) { return mean[c]; });
     double* sums = p.partial_sums + n * 2 * channels;
-    add_products<T>(g, nullptr, nullptr, size, channels, period, scratch.sums, sums);
-    add_products<T>(g, p.raw + n * size, center, size, channels, period, scratch.sums,
-                    sums + channels);
+    sum_gradients(g, size, channels, period, scratch.sums, sums);
+    sum_products(g, p.raw + n * size, center, size, channels, period, scratch.sums,
+                 sums + channels);
   }
 }
 
