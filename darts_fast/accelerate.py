@@ -57,8 +57,9 @@ def accelerate(model: _Model) -> _Model:
     pass is left alone and named in the log.
 
     An accelerated module calls its own forward where the fused one does not apply: with drop-path,
-    on another device than the CPU, in another dtype than float32 and float64, under autocast, with
-    weights that are not one tensor, and while something in it has hooks or is not what it was.
+    on another device than the CPU, in another dtype than float32 and float64 (and bfloat16 under
+    autocast in bfloat16), under other autocasts, with weights that are not one tensor, and while
+    something in it has hooks or is not what it was.
 
     Copies by `copy.deepcopy` or pickle are accelerated models of their own. A shallow copy, as
     `nn.DataParallel` makes, is not: `restore` first.

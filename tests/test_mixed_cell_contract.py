@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cell_cases import DARTS, KINDS, NASBENCH201, Case, make_case
+from cell_cases import DARTS, KINDS, NASBENCH201, Case, make_case, op_arguments
 from torch import Tensor
 
 from darts_fast import _ops, functional, reference
@@ -269,16 +269,6 @@ def test_only_wanted_gradients_are_computed(monkeypatch):
     order = [name for part in groups for name in leaves if part in name]
     assert seen == [[name in wanted for name in order]]
     assert {name for name, leaf in leaves.items() if leaf.grad is not None} == wanted
-
-
-def op_arguments(case: Case) -> tuple:
-    """What the native op is given, but for `save`."""
-    seen = []
-    inner = reference.mixed_cell
-    with pytest.MonkeyPatch.context() as patch, use_backend("reference"):
-        patch.setattr(reference, "mixed_cell", lambda *a: seen.append(a[:-1]) or inner(*a))
-        case.run()
-    return seen[0]
 
 
 @pytest.mark.parametrize("save", [True, False])

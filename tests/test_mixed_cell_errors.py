@@ -115,14 +115,14 @@ def test_the_op_checks_too():
     # The last line, for callers that skip the documented function.
     lists = ([], [], [], [], [])
     with pytest.raises(ValueError, match="mixed_cell: kind must be 0 to 7, got 8"):
-        _ops.mixed_cell([X], W[None], *lists, [0, 1, 8, 0, 0], [], [], 1, 1, 1, 1, None, False)
+        _ops.mixed_cell([X], W[None], *lists, [0, 1, 8, 0, 0], [], [], 1, 1, 1, 1, None, 0, False)
     with pytest.raises(ValueError, match=r"mixed_cell: .*one entry per norm, got 0 and 0 for 1"):
-        _ops.mixed_cell([X], W[None], *lists, [0, 1, 2, 0, 0], [], [], 1, 1, 1, 1, None, False)
+        _ops.mixed_cell([X], W[None], *lists, [0, 1, 2, 0, 0], [], [], 1, 1, 1, 1, None, 0, False)
     output, saved, mean, var = _ops.mixed_cell(
-        [X], W[None], *lists, [0, 1, 1, 0, 0], [], [], 1, 1, 1, 1, None, True
+        [X], W[None], *lists, [0, 1, 1, 0, 0], [], [], 1, 1, 1, 1, None, 0, True
     )
     with pytest.raises(ValueError, match="mixed_cell_backward: output_mask must have 2 entries"):
         _ops.mixed_cell_backward(
             *(output, saved, mean, var, [X], W[None], [], [], [], [0, 1, 1, 0, 0], [], []),
-            *(1, 1, 1, 1, None, [True]),
+            *(1, 1, 1, 1, None, 0, [True]),
         )

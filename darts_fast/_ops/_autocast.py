@@ -46,4 +46,3 @@ def _in_float32(value: Any) -> Any:
         lower = value.is_floating_point() and value.dtype != torch.float64
         return value.float() if lower else value
     return [_in_float32(entry) for entry in value] if isinstance(value, (list, tuple)) else value
-

@@ -27,16 +27,24 @@ from darts_fast.reference import (
 )
 
 
+_AUTOCAST_DTYPES = (torch.float32, torch.bfloat16)
+
+
 def runs_native(x: Tensor, weights: Tensor | None = None) -> bool:
     """Whether modules of plain PyTorch may be replaced by native calls for the input x now.
 
-    Under autocast they have precisions of their own, and a compiler sees more in them.
+    Under autocast in bfloat16 the native calls compute in float32 and give bfloat16, as modules do;
+    in float16 modules have precisions of their own. A compiler sees more in modules.
     """
+    if torch.compiler.is_compiling() or (weights is not None and weights.device != x.device):
+        return False
+    if not torch.is_autocast_enabled("cpu"):
+        return runs_fused(x) and (weights is None or weights.dtype == x.dtype)
     return (
-        runs_fused(x)
-        and (weights is None or (weights.dtype == x.dtype and weights.device == x.device))
-        and not torch.is_autocast_enabled("cpu")
-        and not torch.compiler.is_compiling()
+        backend() == "fused"
+        and x.device.type == "cpu"
+        and torch.get_autocast_dtype("cpu") == torch.bfloat16
+        and all(value.dtype in _AUTOCAST_DTYPES for value in (x, weights) if value is not None)
     )
 
 

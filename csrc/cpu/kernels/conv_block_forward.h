@@ -73,10 +73,9 @@ static void first_strip_moments(const T* y, int64_t pixels, int64_t channels,
 }
 
 // Writes y [H', W', C'], and where `mean` is not null mean and centred square sum [C']: of the
-// values before they are rounded to the elements M that y is stored in. That costs nothing, leaves
-// the running statistics as they are without rounding, and is as near to the truth: what roundings
-// add to a variance is 1e-5 of it, and to a mean nearly nothing. `past_caches`: y will have left
-// the caches before anybody reads it.
+// values before they are rounded to the elements M that y is stored in. Measured against those of
+// the rounded values, outputs and gradients are as near to the truth, running statistics nearer.
+// `past_caches`: y will have left the caches before anybody reads it.
 template <typename T, typename M>
 static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock& block,
                           const PackedBlock<T>& packed, const T* image,
