@@ -12,7 +12,7 @@ from cell_cases import DARTS, KINDS, NASBENCH201, Case, make_case, op_arguments
 from torch import Tensor
 
 from darts_fast import _ops, functional, reference
-from darts_fast.backend import use_backend
+from darts_fast.backend import use_backend, use_bf16_maps
 from darts_fast.functional import Candidate
 
 pytestmark = [
@@ -320,18 +320,41 @@ def test_compiles_as_one_graph(dynamic):
         )
 
 
-def test_autocast_runs_in_single_precision():
+def test_autocast_computes_in_single_precision():
     case = make_case(NASBENCH201, nodes=2, affine=True).to(torch.float32)
     low = [x.detach().bfloat16().requires_grad_() for x in case.states]
+    single = replace(case, states=[x.float() for x in low])
     with torch.autocast("cpu", torch.bfloat16):
         out = replace(case, states=low).run()
-    assert out.output.dtype == out.mean.dtype == torch.float32
-    assert torch.equal(out.output, replace(case, states=[x.float() for x in low]).run().output)
+    assert (out.output.dtype, out.mean.dtype) == (torch.bfloat16, torch.float32)
+    # Without separable convolutions what is in bfloat16 is stored, not multiplied.
+    with use_bf16_maps():
+        assert torch.equal(out.output, single.run().output.bfloat16())
     out.output.sum().backward()
     assert low[0].grad.dtype == torch.bfloat16
     parameters = case.map(lambda x: x.detach().half(), lambda x: x)
     with torch.autocast("cpu", torch.bfloat16):
-        assert parameters.run().output.dtype == torch.float32
+        assert parameters.run().output.dtype == torch.bfloat16
+    with torch.autocast("cpu", torch.float16):
+        out = replace(case, states=low).run().output
+        assert out.dtype == torch.float32
+    assert torch.equal(out, single.run().output)
+
+
+def test_autocast_compiles_as_one_graph():
+    case = make_case(DARTS, channels=4).to(torch.float32)
+
+    def step(x: Tensor) -> Tensor:
+        with torch.autocast("cpu", torch.bfloat16):
+            return replace(case, states=[x]).run().output
+
+    x = case.states[0].detach().bfloat16().requires_grad_()
+    compiled = torch.compile(step, fullgraph=True, backend="aot_eager")
+    for function in (compiled, step):
+        assert function(x).dtype == torch.bfloat16
+    assert torch.equal(compiled(x), step(x))
+    actual, expected = (torch.autograd.grad(f(x).sum(), x)[0] for f in (compiled, step))
+    assert torch.equal(actual, expected)
 
 
 def test_one_edge_is_a_mixed_op():

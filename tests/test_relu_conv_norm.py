@@ -248,12 +248,15 @@ def test_compiles_as_one_graph(form, dynamic):
     torch.testing.assert_close(actual, expected)
 
 
-def test_autocast_runs_in_single_precision():
+def test_autocast_computes_in_single_precision():
     case = make_case((2, 2)).to(torch.bfloat16)
+    single = case.to(torch.float32).run().output
+    with torch.autocast("cpu", torch.float16):
+        assert torch.equal(case.run().output, single)
     with torch.autocast("cpu", torch.bfloat16):
         out = case.run()
-    assert out.output.dtype == out.mean.dtype == torch.float32
-    assert torch.equal(out.output, case.to(torch.float32).run().output)
+    assert (out.output.dtype, out.mean.dtype) == (torch.bfloat16, torch.float32)
+    assert torch.equal(out.output, single.bfloat16())
     out.output.sum().backward()
     assert {leaf.grad.dtype for leaf in case.leaves} == {torch.bfloat16}
 

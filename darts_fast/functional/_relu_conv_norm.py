@@ -45,7 +45,8 @@ def relu_conv_norm(
     functional: running statistics are updated by `update_running_statistics`.
 
     Args:
-        x: [groups * N, C, H, W], float32 or float64 (lower precisions under autocast), any strides.
+        x: [groups * N, C, H, W], float32 or float64, any strides. Under autocast also lower
+            precisions, computed in float32; in bfloat16 the output is bfloat16.
         weights: one [C', C, k, k] with k = 1 or 3 ("same" padding), or the two halves
             [C' / 2, C, 1, 1] of a factorized reduce, of the pixels with even and with odd row and
             column (stride 2, even H and W).

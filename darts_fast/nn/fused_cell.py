@@ -26,7 +26,6 @@ from darts_fast.reference import (
     PRECISION_MAPS,
 )
 
-
 _AUTOCAST_DTYPES = (torch.float32, torch.bfloat16)
 
 
