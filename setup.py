@@ -27,6 +27,9 @@ if X86:
         *CPU_CAPABILITIES["AVX2"],
         *("-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl"),
     ]
+    CPU_CAPABILITIES["AVX512BF16"] = [*CPU_CAPABILITIES["AVX512"], "-mavx512bf16"]
+# What a capability has kernels of its own for; of the others it runs those of the one before it.
+CPU_KERNELS = {"AVX512BF16": ["csrc/cpu/kernels/mixed_cell_bf16.cpp"]}
 # No GPU is needed to build; without a list torch asks the driver for one and fails.
 CUDA_ARCH_LIST = "8.0;8.6;9.0+PTX"
 # torch's own headers have unused parameters.
@@ -66,7 +69,7 @@ class BuildPerCapability(BuildExtension):
     def build_extension(self, ext):
         for capability, flags in CPU_CAPABILITIES.items():
             ext.extra_objects += self.compiler.compile(
-                sorted(glob("csrc/cpu/kernels/*.cpp")),
+                CPU_KERNELS.get(capability, sorted(glob("csrc/cpu/kernels/*.cpp"))),
                 output_dir=os.path.join(self.build_temp, capability),
                 include_dirs=[os.path.abspath("csrc")],
                 extra_postargs={

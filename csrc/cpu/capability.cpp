@@ -8,14 +8,14 @@
 namespace darts_fast::cpu {
 namespace {
 
-const std::vector<std::string> kNames = {"DEFAULT", "AVX2", "AVX512"};
+const std::vector<std::string> kNames = {"DEFAULT", "AVX2", "AVX512", "AVX512BF16"};
 
 Capability detect() {
 #if defined(DARTS_X86_CAPABILITIES)
   __builtin_cpu_init();
   if (__builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
       __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl")) {
-    return Capability::kAvx512;
+    return __builtin_cpu_supports("avx512bf16") ? Capability::kAvx512Bf16 : Capability::kAvx512;
   }
   if (__builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma")) return Capability::kAvx2;
 #endif

@@ -7,7 +7,7 @@
 
 namespace darts_fast::cpu {
 
-enum class Capability { kDefault = 0, kAvx2 = 1, kAvx512 = 2 };
+enum class Capability { kDefault = 0, kAvx2 = 1, kAvx512 = 2, kAvx512Bf16 = 3 };
 
 // The capabilities this build contains and this machine can run, weakest first.
 std::vector<std::string> available_capabilities();

@@ -12,7 +12,7 @@
 // Inside namespace darts_fast::cpu: the table of the capability in use.
 #if defined(DARTS_X86_CAPABILITIES)
 #define DARTS_SELECT_TABLE(TABLE)                      \
-  (capability() == Capability::kAvx512 ? AVX512::TABLE \
+  (capability() >= Capability::kAvx512 ? AVX512::TABLE \
    : capability() == Capability::kAvx2 ? AVX2::TABLE   \
                                        : DEFAULT::TABLE)
 #else

@@ -35,7 +35,13 @@ const MixedCellKernels<double>& kernels<double, double>(Precision) {
   return DARTS_SELECT_TABLE(mixed_cell_kernels_double);
 }
 template <>
-const MixedCellKernels<float, BFloat16>& kernels<float, BFloat16>(Precision) {
+const MixedCellKernels<float, BFloat16>& kernels<float, BFloat16>(
+    [[maybe_unused]] Precision precision) {
+#if defined(DARTS_X86_CAPABILITIES)
+  if (precision == Precision::kProducts && capability() == Capability::kAvx512Bf16) {
+    return AVX512BF16::mixed_cell_kernels_bf16;
+  }
+#endif
   return DARTS_SELECT_TABLE(mixed_cell_kernels_bf16);
 }
 

@@ -173,11 +173,14 @@ static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
                          s.out_channels, 1, height * s.out_width},
                         s.channels, packed.row, grads->matrices);
     }
+    PointwiseRows<T> product = {nullptr,        s.out_channels,    &first,          1,
+                                s.out_channels, packed.transposed, packed.back_row, tile_row,
+                                s.channels,     s.channels,        false,           false};
+    const RowMoments<T>* no_moments = nullptr;
+    const auto* factors = as_factors(scratch.grad, height * s.out_width * s.out_channels);
     for (int64_t i = 0; i < height; ++i) {
-      pointwise_rows<T>({scratch.grad + i * s.out_width * s.out_channels, s.out_channels, &first, 1,
-                         s.out_channels, packed.transposed, packed.back_row,
-                         tile_row + i * grad_tile.row, s.channels, s.channels, false, false},
-                        s.out_width, nullptr);
+      multiply_rows(product, factors + i * s.out_width * s.out_channels, s.out_width, no_moments);
+      product.out += grad_tile.row;
     }
   }
   if (grads != nullptr && separable) {

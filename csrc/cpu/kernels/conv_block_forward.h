@@ -102,11 +102,16 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
     }
     M* to = y + h * s.out_width * s.out_channels;
     const int64_t pixels = height * s.out_width;
-    rows.in = separable ? scratch.depthwise : from;
     rows.out = scratch.out;
     if constexpr (kSameElement<T, M>) rows.out = in_place ? to : scratch.out;
     const bool fused = mean != nullptr && h > 0;
-    pointwise_rows<T>(rows, pixels, fused ? &moments : nullptr);
+    if (separable) {
+      multiply_rows(rows, as_factors(scratch.depthwise, pixels * s.channels), pixels,
+                    fused ? &moments : nullptr);
+    } else {
+      rows.in = from;
+      pointwise_rows<T>(rows, pixels, fused ? &moments : nullptr);
+    }
     if (mean != nullptr && h == 0) {
       first_strip_moments(rows.out, pixels, s.out_channels, scratch);
     } else if (fused) {

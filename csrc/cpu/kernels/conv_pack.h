@@ -3,7 +3,7 @@
 #pragma once
 
 #include "cpu/kernels/conv_tile.h"
-#include "cpu/kernels/pointwise_rows.h"
+#include "cpu/kernels/pointwise_pairs.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
@@ -92,6 +92,9 @@ static void pack_block(const BlockShape& s, const ConvBlock& block, const T* fir
       }
     }
   }
+  if (block.kind != ConvKind::kSeparable) return;
+  pack_factors(matrices, s.channels, p.row);
+  pack_factors(transposed, s.out_channels, p.back_row);
 }
 
 }  // namespace darts_fast::cpu::DARTS_CPU_CAPABILITY

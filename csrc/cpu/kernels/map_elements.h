@@ -6,10 +6,19 @@
 #include "bfloat16.h"
 #include "cpu/kernels/vec.h"
 
+#if defined(__AVX512BF16__)
+#include <immintrin.h>
+#endif
+
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
 typedef uint32_t WordVec __attribute__((vector_size(DARTS_VECTOR_BYTES)));
 typedef uint16_t HalfVec __attribute__((vector_size(DARTS_VECTOR_BYTES / 2)));
+
+template <>
+struct VecOf<BFloat16> {
+  typedef Vec<float> type;
+};
 
 static inline Vec<float> load(const BFloat16* from) {
   HalfVec bits;
@@ -19,12 +28,23 @@ static inline Vec<float> load(const BFloat16* from) {
 
 // The nearest bfloat16, of two equally near ones the even one; NaN stays NaN.
 static inline void store(BFloat16* to, Vec<float> value) {
+#if defined(__AVX512BF16__)
+  const __m256bh upper = _mm512_cvtneps_pbh(value);
+#else
   const WordVec bits = reinterpret_cast<WordVec>(value);
   const WordVec nearest = bits + 0x7fff + (bits >> 16 & 1);
   const WordVec chosen = value == value ? nearest : bits | 0x400000;
   const HalfVec upper = __builtin_convertvector(chosen >> 16, HalfVec);
+#endif
   std::memcpy(to, &upper, sizeof(upper));
 }
+
+#if defined(__AVX512BF16__)
+// sum + the product of the lower halves + that of the upper ones, lane by lane.
+static inline Vec<float> add_pairs(Vec<float> sum, WordVec a, WordVec b) {
+  return _mm512_dpbf16_ps(sum, (__m512bh)a, (__m512bh)b);
+}
+#endif
 
 template <typename T>
 static inline T widen(T value) {

@@ -51,39 +51,13 @@ struct PointwiseRows {
   bool stream;  // past the caches; out is aligned and pixels are whole vectors
 };
 
-// The lanes [lane, lane + kVectors * lanes) of kPixels pixels.
-template <typename T, int kPixels, int kVectors, bool kAccumulate, bool kMoments, bool kStream>
-static inline void pointwise_block(const PointwiseRows<T>& r, int64_t pixel, int64_t lane,
-                                   const RowMoments<T>& moments) {
-  Vec<T> sum[kPixels][kVectors];
+// Stores the sums of the lanes [lane, lane + kVectors * lanes) of kPixels pixels, and adds their
+// moments.
+template <typename T, int kPixels, int kVectors, bool kMoments, bool kStream>
+__attribute__((always_inline)) static inline void finish_block(
+    const PointwiseRows<T>& r, const Vec<T> (&sum)[kPixels][kVectors], int64_t pixel, int64_t lane,
+    const RowMoments<T>& moments) {
   T* out = r.out + pixel * r.out_stride + lane;
-#pragma GCC unroll 16
-  for (int p = 0; p < kPixels; ++p) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      sum[p][v] = kAccumulate ? load(out + p * r.out_stride + v * kLanes<T>) : Vec<T>{};
-    }
-  }
-  for (int64_t t = 0; t < r.count_taps; ++t) {
-    Stepped<T, kPixels> in(r.in + pixel * r.in_stride + r.taps[t].input, r.in_stride);
-    const T* packed = r.packed + r.taps[t].weight + lane;
-    const auto add = [&](int64_t ci, const T* weights) {
-      Vec<T> w[kVectors];
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) w[v] = load(weights + v * kLanes<T>);
-#pragma GCC unroll 16
-      for (int p = 0; p < kPixels; ++p) {
-        const T x = in.at(p)[ci];
-#pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) sum[p][v] += x * w[v];
-      }
-    };
-    for (int64_t ci = 0; ci < r.channels; ++ci) {
-      add(0, packed);
-      packed += r.row;
-      in.advance(1);
-    }
-  }
   const int64_t valid = r.out_channels - lane;
   if (valid >= kVectors * kLanes<T>) {
 #pragma GCC unroll 16
@@ -122,6 +96,42 @@ static inline void pointwise_block(const PointwiseRows<T>& r, int64_t pixel, int
     store(moments.sum + at, sums[0] + sums[1]);
     store(moments.square + at, squares[0] + squares[1]);
   }
+}
+
+// The lanes [lane, lane + kVectors * lanes) of kPixels pixels.
+template <typename T, int kPixels, int kVectors, bool kAccumulate, bool kMoments, bool kStream>
+static inline void pointwise_block(const PointwiseRows<T>& r, int64_t pixel, int64_t lane,
+                                   const RowMoments<T>& moments) {
+  Vec<T> sum[kPixels][kVectors];
+  T* out = r.out + pixel * r.out_stride + lane;
+#pragma GCC unroll 16
+  for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      sum[p][v] = kAccumulate ? load(out + p * r.out_stride + v * kLanes<T>) : Vec<T>{};
+    }
+  }
+  for (int64_t t = 0; t < r.count_taps; ++t) {
+    Stepped<T, kPixels> in(r.in + pixel * r.in_stride + r.taps[t].input, r.in_stride);
+    const T* packed = r.packed + r.taps[t].weight + lane;
+    const auto add = [&](int64_t ci, const T* weights) {
+      Vec<T> w[kVectors];
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) w[v] = load(weights + v * kLanes<T>);
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) {
+        const T x = in.at(p)[ci];
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) sum[p][v] += x * w[v];
+      }
+    };
+    for (int64_t ci = 0; ci < r.channels; ++ci) {
+      add(0, packed);
+      packed += r.row;
+      in.advance(1);
+    }
+  }
+  finish_block<T, kPixels, kVectors, kMoments, kStream>(r, sum, pixel, lane, moments);
 }
 
 template <typename T, int kVectors, bool kAccumulate, bool kMoments, bool kStream>

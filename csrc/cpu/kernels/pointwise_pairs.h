@@ -1,0 +1,117 @@
+// SPDX-License-Identifier: Apache-2.0
+// Pointwise products of a separable block: of factors in bfloat16, two input channels an
+// instruction and sums in float32, where this file is compiled for a CPU that has it; of what the
+// block computes in, elsewhere. Blocks round their factors by `as_factors`, pack matrices by
+// `pack_factors`, and multiply by `multiply_rows`, whichever it is.
+#pragma once
+
+#include "cpu/kernels/pointwise_rows.h"
+
+namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
+
+#if defined(__AVX512BF16__)
+
+// Rounds values in place; behind them there is room for a vector.
+static inline const BFloat16* as_factors(float* values, int64_t count) {
+  BFloat16* rounded = reinterpret_cast<BFloat16*>(values);
+  for (int64_t i = 0; i < count; i += kLanes<float>) store(rounded + i, load(values + i));
+  return rounded;
+}
+
+// A matrix [channels, row] in place to pairs of rows [channels / 2 rounded up, row], an even row in
+// the lower half of each word, 0 for the row behind the last.
+static inline void pack_factors(float* matrix, int64_t channels, int64_t row) {
+  for (int64_t c = 0; c < channels; c += 2) {
+    for (int64_t i = 0; i < row; ++i) {
+      const uint32_t even = narrow(matrix[c * row + i]).bits;
+      const uint32_t odd = c + 1 < channels ? narrow(matrix[(c + 1) * row + i]).bits : 0;
+      const uint32_t pair = odd << 16 | even;
+      std::memcpy(matrix + c / 2 * row + i, &pair, sizeof(pair));
+    }
+  }
+}
+
+template <int kPixels, int kVectors, bool kMoments>
+static inline void pairs_block(const PointwiseRows<float>& r, const BFloat16* in, int64_t pixel,
+                               int64_t lane, const RowMoments<float>& moments) {
+  Vec<float> sum[kPixels][kVectors] = {};
+  Stepped<BFloat16, kPixels> x(in + pixel * r.in_stride, r.in_stride);
+  const float* packed = r.packed + lane;
+  const auto add = [&](uint32_t kept) {
+    WordVec w[kVectors];
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      std::memcpy(&w[v], packed + v * kLanes<float>, sizeof(w[v]));
+    }
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) {
+      uint32_t pair;
+      std::memcpy(&pair, x.at(p), sizeof(pair));
+      const WordVec factor = WordVec{} + (pair & kept);
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sum[p][v] = add_pairs(sum[p][v], w[v], factor);
+    }
+  };
+  int64_t c = 0;
+  for (; c + 2 <= r.channels; c += 2) {
+    add(0xffffffff);
+    packed += r.row;
+    x.advance(2);
+  }
+  // What stands behind an odd last channel is the next pixel's, and may be infinite.
+  if (c < r.channels) add(0xffff);
+  finish_block<float, kPixels, kVectors, kMoments, false>(r, sum, pixel, lane, moments);
+}
+
+template <int kVectors, bool kMoments>
+static inline void pairs_lanes(const PointwiseRows<float>& r, const BFloat16* in, int64_t pixels,
+                               int64_t lane, const RowMoments<float>& moments) {
+  constexpr int kMost = 16 / kVectors;
+  int64_t p = 0;
+  for (; p + kMost <= pixels; p += kMost) {
+    pairs_block<kMost, kVectors, kMoments>(r, in, p, lane, moments);
+  }
+  for (; p + 4 <= pixels; p += 4) pairs_block<4, kVectors, kMoments>(r, in, p, lane, moments);
+  for (; p < pixels; ++p) pairs_block<1, kVectors, kMoments>(r, in, p, lane, moments);
+}
+
+template <bool kMoments>
+static void pairs_all(const PointwiseRows<float>& r, const BFloat16* in, int64_t pixels,
+                      const RowMoments<float>& moments) {
+  int64_t lane = 0;
+  for (; lane + 2 * kLanes<float> <= r.row; lane += 2 * kLanes<float>) {
+    pairs_lanes<2, kMoments>(r, in, pixels, lane, moments);
+  }
+  if (lane < r.row) pairs_lanes<1, kMoments>(r, in, pixels, lane, moments);
+}
+
+// `pointwise_rows` of the factors `in`, one tap, not accumulated.
+static inline void multiply_rows(const PointwiseRows<float>& r, const BFloat16* in, int64_t pixels,
+                                 const RowMoments<float>* moments) {
+  if (moments != nullptr) {
+    pairs_all<true>(r, in, pixels, *moments);
+  } else {
+    pairs_all<false>(r, in, pixels, {});
+  }
+}
+
+#else
+
+template <typename T>
+static inline const T* as_factors(T* values, int64_t) {
+  return values;
+}
+
+template <typename T>
+static inline void pack_factors(T*, int64_t, int64_t) {}
+
+template <typename T>
+static inline void multiply_rows(PointwiseRows<T> r, const T* in, int64_t pixels,
+                                 const RowMoments<T>* moments) {
+  r.in = in;
+  pointwise_rows<T>(r, pixels, moments);
+}
+
+#endif
+
+}  // namespace darts_fast::cpu::DARTS_CPU_CAPABILITY
