@@ -46,7 +46,10 @@ except ImportError as error:
 
 
 def cpu_capability() -> str:
-    """The CPU capability whose kernels run: "DEFAULT", "AVX2" or "AVX512"."""
+    """The CPU capability whose kernels run: "DEFAULT", "AVX2", "AVX512" or "AVX512BF16".
+
+    The last differs from "AVX512" under autocast in bfloat16 alone.
+    """
     name: str = _C.cpu_capability()
     return name
 

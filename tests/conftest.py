@@ -7,22 +7,21 @@ from collections.abc import Iterator
 
 import pytest
 import torch
-
-import darts_fast
-
-CAPABILITIES = ("DEFAULT", "AVX2", "AVX512")
+from capabilities import CAPABILITIES, running_on
 
 
 @pytest.fixture(params=[f"cpu[{capability}]" for capability in CAPABILITIES])
 def backend(request: pytest.FixtureRequest) -> Iterator[str]:
-    """Runs a test once per CPU capability; skips those this build or machine lacks."""
-    capability = request.param.removeprefix("cpu[").removesuffix("]")
-    if capability not in darts_fast.available_cpu_capabilities():
-        pytest.skip(f"{capability} is not in this build or not on this CPU")
-    before = darts_fast.cpu_capability()
-    darts_fast.set_cpu_capability(capability)
-    yield request.param
-    darts_fast.set_cpu_capability(before)
+    """Runs a test once per CPU capability that has kernels of its own for every op."""
+    with running_on(request.param) as name:
+        yield name
+
+
+@pytest.fixture(params=[f"cpu[{capability}]" for capability in (*CAPABILITIES, "AVX512BF16")])
+def bf16_backend(request: pytest.FixtureRequest) -> Iterator[str]:
+    """As `backend`, and once on the kernels that multiply in bfloat16 under autocast."""
+    with running_on(request.param) as name:
+        yield name
 
 
 @pytest.fixture(autouse=True)

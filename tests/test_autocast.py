@@ -48,9 +48,9 @@ def darts_cell(space: str, reduction: bool) -> Cell:
 def nasbench201_cell() -> NAS201SearchCell:
     torch.manual_seed(0)
     space = get_space("nasbench201")
+    edges, primitives = space.edges, space.primitives["cell"]
     return NAS201SearchCell(
-        *(8, space.edges, space.primitives["cell"]),
-        **{"zero": "multiply", "affine": True, "track_running_stats": True},
+        8, edges, primitives, zero="multiply", affine=True, track_running_stats=True
     )
 
 
@@ -113,7 +113,9 @@ def assert_as_near_as_eager(module: nn.Module, *inputs: Tensor) -> None:
 @pytest.mark.parametrize("training", [True, False])
 @pytest.mark.parametrize("reduction", [False, True])
 @pytest.mark.parametrize("space", ["darts", "s5"])
-def test_a_cell(backend: str, space: str, reduction: bool, training: bool, calls: Calls) -> None:
+def test_a_cell(
+    bf16_backend: str, space: str, reduction: bool, training: bool, calls: Calls
+) -> None:
     net = darts_cell(space, reduction).train(training)
     rows, width = len(net.primitives), len(net.primitives[0])
     assert_as_near_as_eager(
@@ -122,7 +124,7 @@ def test_a_cell(backend: str, space: str, reduction: bool, training: bool, calls
     assert calls == [(torch.bfloat16, rows * width)]
 
 
-def test_a_cell_of_nasbench201(backend: str, calls: Calls) -> None:
+def test_a_cell_of_nasbench201(bf16_backend: str, calls: Calls) -> None:
     net = nasbench201_cell()
     assert_as_near_as_eager(net, images(8, 8, 8, 8).bfloat16(), images(6, 5).softmax(-1))
     assert calls == [(torch.bfloat16, 30)]
