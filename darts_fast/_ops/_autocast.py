@@ -34,7 +34,7 @@ def register_autocast(
         with torch._C._ExcludeDispatchKeyGuard(keys):
             single = tuple(_in_float32(argument) for argument in arguments)
             if torch.get_autocast_dtype("cpu") != torch.bfloat16:
-                return op(*single)
+                return tuple(op(*single))
             first, *rest = op(*in_bfloat16(single))
             return first if first.dtype == torch.float64 else first.bfloat16(), *rest
 

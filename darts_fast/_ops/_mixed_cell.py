@@ -220,8 +220,8 @@ def _backward_autograd(
         states, (weights,), *lists = _parts(leaves, ctx.sizes)
         output, *_ = reference.mixed_cell(
             *(cast(list[Tensor], states), cast(Tensor, weights)),
-            *(*lists, *running, ops, norms, eps, *settings, active),
-            *(reference.PRECISION_FULL, False),
+            *(*lists, *running, ops, norms, eps),
+            *(*settings, active, reference.PRECISION_FULL, False),
         )
         return [output]
 
