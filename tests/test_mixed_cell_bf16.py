@@ -74,8 +74,10 @@ def test_what_is_stored_is_the_nearest_value(backend: str) -> None:
     # A dense convolution of one channel and weight 1 stores the ReLU of the state.
     special = torch.tensor([0.0, -0.0, 1.0, float("inf"), float("nan"), 3.4e38, 1e-40, 1e-45])
     halves = (torch.arange(256) * 0x8000 + 0x3F800000).to(torch.int32).view(torch.float32)
+    # A NaN whose digits a rounding would carry into the sign.
+    nan = torch.tensor([0x7FFFFFFF] * 33, dtype=torch.int32).view(torch.float32)
     random = torch.randn(999, generator=torch.Generator().manual_seed(0)).exp()
-    x = torch.cat([special, halves, random]).view(1, 1, 1, -1)
+    x = torch.cat([special, halves, nan, random]).view(1, 1, 1, -1)
     ones = torch.ones(1, 1, 1, 1)
     ops, norms = [0, 1, 6, 1, 1], [2]
     _, saved, _, _ = _ops.mixed_cell(
