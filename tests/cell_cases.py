@@ -271,6 +271,43 @@ def by_role(results: dict[str, Tensor]) -> dict[str, Tensor]:
     return {role: torch.cat(values) for role, values in parts.items()}
 
 
+def whole_numbers(case: Case) -> Case:
+    """A case of running norms in float32, of 1, 0 and -1 (no weight of 0), whose norms do nothing.
+
+    The pointwise convolutions of chains move channels only, so that their maps are small too.
+    """
+    generator = torch.Generator().manual_seed(1)
+
+    def draw(x: Tensor) -> Tensor:
+        return torch.randint(-1, 2, x.shape, generator=generator).float().requires_grad_()
+
+    def signs(*shape: int) -> Tensor:
+        return 2.0 * torch.randint(0, 2, shape, generator=generator) - 1
+
+    def moved(x: Tensor) -> Tensor:
+        order = torch.randperm(x.shape[0], generator=generator)
+        return (torch.eye(x.shape[0])[order] * signs(len(x), 1)).view(x.shape).requires_grad_()
+
+    def changed(candidate: Candidate) -> Candidate:
+        convolutions = [draw(x) for x in candidate.convolutions]
+        if candidate.kind == "separable_twice":
+            convolutions[1::2] = [moved(x) for x in convolutions[1::2]]
+        norms = []
+        for norm in candidate.norms:
+            if norm.running_mean is not None:
+                zero = torch.zeros(norm.running_mean.shape)
+                norm = norm._replace(eps=0.0, running_mean=zero, running_var=zero + 1)
+            norms.append(norm)
+        return candidate._replace(convolutions=tuple(convolutions), norms=tuple(norms))
+
+    return replace(
+        case,
+        states=[draw(x) for x in case.states],
+        weights=signs(*case.weights.shape).requires_grad_(),
+        edges=[(source, node, [changed(c) for c in own]) for source, node, own in case.edges],
+    )
+
+
 def op_arguments(case: Case) -> tuple:
     """What the native op is given, but for `save`; the last is the precision."""
     seen = []

@@ -385,6 +385,19 @@ def test_calls_that_run_the_own_forward(calls: list[int]) -> None:
         cell(*maps)
 
 
+def test_autocast_in_bfloat16_runs_the_fused_forward(calls: list[int]) -> None:
+    net = network("multiply").float()
+    cell, maps, weights = net.cells[0], [images(2, 6, 8, 8).float()] * 2, table("softmax").float()
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = cell(*maps, weights)
+        darts_fast.accelerate(net)
+        calls.clear()
+        out = cell(*maps, weights)
+    assert len(calls) == 1
+    assert out.dtype == expected.dtype == torch.bfloat16
+    torch.testing.assert_close(out, expected, rtol=0.05, atol=0.05)
+
+
 def test_torch_compile_sees_the_own_forward(calls: list[int]) -> None:
     torch.manual_seed(0)
     edge = eager.MixedOp(4, 1, ("skip_connect", "sep_conv_3x3", "none"))
