@@ -42,15 +42,21 @@ struct MixedCellPlan {
   std::vector<int64_t> entering, entering_at;
   std::vector<int64_t> chains, chains_at;
   std::vector<int64_t> state_pools, state_pools_at;
-  int64_t slots;  // maps of G * N nodes that the buffer holds
-  int64_t
-      raw_slots;  // of bfloat16 elements, behind them; 0 where convolutions' maps are in `slots`
+  // Maps of G * N nodes that the buffer holds, and behind them those of bfloat16 elements: none
+  // where the maps of convolutions are among the others.
+  int64_t slots, raw_slots;
 
   CellPlan view() const;
 
   // At most this many chains enter one node.
   int64_t most_chains() const;
 };
+
+// Slots in the order in which the forward writes them. Without `save` a slot is free again after
+// the last phase that reads it: a chain's first map after its second block, the maps that enter a
+// node, and pools and nodes that nothing later reads, after the phase that sums the node.
+// `bf16_maps`: the outputs of convolutions have slots of their own.
+void assign_slots(MixedCellPlan& plan, bool save, bool bf16_maps);
 
 struct MixedCellArguments {
   MixedCellPlan plan;

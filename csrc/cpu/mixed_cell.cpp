@@ -11,8 +11,7 @@
 #include <vector>
 
 #include "checks.h"
-#include "cpu/dispatch.h"
-#include "cpu/kernels/mixed_cell_kernels.h"
+#include "cpu/mixed_cell_dispatch.h"
 #include "cpu/pointers.h"
 #include "cpu/workspace.h"
 #include "mixed_cell_checks.h"
@@ -23,39 +22,6 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
-
-template <typename T, typename M>
-const MixedCellKernels<T, M>& kernels(Precision precision);
-template <>
-const MixedCellKernels<float>& kernels<float, float>(Precision) {
-  return DARTS_SELECT_TABLE(mixed_cell_kernels_float);
-}
-template <>
-const MixedCellKernels<double>& kernels<double, double>(Precision) {
-  return DARTS_SELECT_TABLE(mixed_cell_kernels_double);
-}
-template <>
-const MixedCellKernels<float, BFloat16>& kernels<float, BFloat16>(
-    [[maybe_unused]] Precision precision) {
-#if defined(DARTS_X86_CAPABILITIES)
-  if (precision == Precision::kProducts && capability() == Capability::kAvx512Bf16) {
-    return AVX512BF16::mixed_cell_kernels_bf16;
-  }
-#endif
-  return DARTS_SELECT_TABLE(mixed_cell_kernels_bf16);
-}
-
-// body<T, M>() for the elements of states and of convolutions' maps.
-template <typename Body>
-void dispatch(const MixedCellArguments& a, Body body) {
-  if (a.states[0].scalar_type() == at::kDouble) {
-    body.template operator()<double, double>();
-  } else if (a.precision == Precision::kFull) {
-    body.template operator()<float, float>();
-  } else {
-    body.template operator()<float, BFloat16>();
-  }
-}
 
 // Slots do not begin at equal places of a memory page, where streams of several maps would compete
 // for the same lines of a cache.
@@ -176,8 +142,8 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
   Tensor maps = arena_empty(buffer_elements(a.plan), options);
   Tensor mean = at::empty({groups, s.norms, s.channels}, options);
   Tensor var = at::empty({groups, s.norms, s.channels}, options);
-  dispatch(a, [&]<typename scalar_t, typename map_t>() {
-    const MixedCellKernels<scalar_t, map_t>& kernel = kernels<scalar_t, map_t>(a.precision);
+  dispatch_cell(a, [&]<typename scalar_t, typename map_t>() {
+    const MixedCellKernels<scalar_t, map_t>& kernel = cell_kernels<scalar_t, map_t>(a.precision);
     const Pointers<scalar_t> pointers(a);
     const auto running_mean = read_pointers<scalar_t>(means);
     const auto running_var = read_pointers<scalar_t>(variances);
@@ -300,8 +266,8 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
   }
   // Without images the gradients are the zeros that they began as.
   if (images == 0) return {grad_states, grad_weights, grad_convolutions, grad_gammas, grad_betas};
-  dispatch(a, [&]<typename scalar_t, typename map_t>() {
-    const MixedCellKernels<scalar_t, map_t>& kernel = kernels<scalar_t, map_t>(a.precision);
+  dispatch_cell(a, [&]<typename scalar_t, typename map_t>() {
+    const MixedCellKernels<scalar_t, map_t>& kernel = cell_kernels<scalar_t, map_t>(a.precision);
     const Pointers<scalar_t> pointers(a);
     CellBackward<scalar_t, map_t> p;
     set_arguments(p, a, pointers, const_cast<scalar_t*>(saved.const_data_ptr<scalar_t>()));
