@@ -11,15 +11,17 @@ from torch import Tensor
 
 Arguments = tuple[Any, ...]
 
+_LOWER = (torch.float16, torch.bfloat16)
+
 
 def register_autocast(
     name: str, in_bfloat16: Callable[[Arguments], Arguments] = lambda arguments: arguments
 ) -> None:
     """Registers the autocast of an op whose first output has the dtype of its first tensor.
 
-    Every floating tensor but those in float64 becomes float32, and the op computes in that. Under
-    bfloat16 on the CPU its first output becomes bfloat16, as that of the modules it stands for;
-    their gradients come back through the conversions, each in its tensor's own dtype.
+    Tensors of float16 and bfloat16 become float32, and the op computes in that. Under bfloat16 on
+    the CPU its first output becomes bfloat16, as that of the modules it stands for. Gradients come
+    back through the conversions, each in its tensor's own dtype.
 
     Args:
         name: of the op, with namespace.
@@ -30,10 +32,10 @@ def register_autocast(
 
     @torch.library.impl(name, "AutocastCPU")
     def cpu(*arguments: Any) -> tuple[Any, ...]:
-        keys = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCPU)
-        with torch._C._ExcludeDispatchKeyGuard(keys):
+        low = torch.get_autocast_dtype("cpu") == torch.bfloat16
+        with torch.autocast("cpu", enabled=False):
             single = tuple(_in_float32(argument) for argument in arguments)
-            if torch.get_autocast_dtype("cpu") != torch.bfloat16:
+            if not low:
                 return tuple(op(*single))
             first, *rest = op(*in_bfloat16(single))
             return first if first.dtype == torch.float64 else first.bfloat16(), *rest
@@ -43,6 +45,5 @@ def register_autocast(
 
 def _in_float32(value: Any) -> Any:
     if isinstance(value, Tensor):
-        lower = value.is_floating_point() and value.dtype != torch.float64
-        return value.float() if lower else value
+        return value.float() if value.dtype in _LOWER else value
     return [_in_float32(entry) for entry in value] if isinstance(value, (list, tuple)) else value
