@@ -1,0 +1,247 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batched masked evaluation: one batch of images under many tables of edge weights (design 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from darts_fast.nn import Network, Supernet
+from darts_fast.nn.fused_cell import runs_native
+from darts_fast.nn.operations import Noise
+from darts_fast.selection.engine.cells import State, Variants
+from darts_fast.selection.engine.changes import cut, first_stage, gather, runs
+from darts_fast.selection.engine.memory import (
+    default_memory,
+    groups_that_fit,
+    parse_memory,
+    stage_needs,
+)
+from darts_fast.selection.engine.restore import keyed_draws, untouched
+from darts_fast.selection.engine.walk import Walk, can_walk
+
+__all__ = ["BN_MODES", "BatchScores", "MaskedEvaluation"]
+
+BN_MODES = ("batch", "batch_updating", "running")
+
+Sums = tuple[float, int]
+
+
+@dataclass(frozen=True)
+class BatchScores:
+    """What R tables did on one batch.
+
+    Attributes:
+        loss: [R] float64, summed over the images.
+        correct: [R] int64, images classified right.
+    """
+
+    loss: Tensor
+    correct: Tensor
+
+
+class MaskedEvaluation:
+    """Evaluates a supernet under many tables of edge weights, a batch of images at a time.
+
+    What no table changes is computed once for all of them: the network up to the first cell whose
+    weights change, and behind it every edge that still reads such states (design 5). The rest runs
+    stacked, as groups of the native ops, in chunks that fit into a budget of memory. The scores of
+    a table depend on the network, the batch and the table alone: not on the chunks, nor on the
+    other tables.
+
+    Networks of `darts_fast.nn` on the CPU, without hooks and drop-path and with the fused backend,
+    are evaluated so. Any other `Supernet`, and bn="batch_updating", take one full forward per
+    table.
+
+    The weights must not change between construction and calls.
+
+    Args:
+        net: a supernet. Every call leaves its training flags, buffers and the global random states
+            as they were, also when it ends with an exception.
+        tables: cell type -> edge weights [edges, ops]; cell types that are left out keep the
+            network's own. Equal tables are evaluated once.
+        bn: "batch" normalises with the statistics of the batch and leaves the running ones alone;
+            "batch_updating" lets the running ones move, as full forwards in the order of the tables
+            would (the code of DARTS-PT); "running" normalises with the running ones.
+        max_memory: bytes, or a text like "2GiB", that a call may need beyond the network and its
+            images; default a quarter of what is available, at most 1 GiB.
+        seed: noise operations draw from a generator keyed by (seed, batch, operation), the same for
+            every table; None lets all draws come from the global states as they fall.
+        between: called once for every table and batch that was evaluated; it may raise.
+
+    Raises:
+        ValueError: no tables, an unknown `bn`, a `max_memory` that is none.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        tables: Sequence[Mapping[str, Tensor]],
+        *,
+        bn: str = "batch",
+        max_memory: int | str | None = None,
+        seed: int | None = 0,
+        between: Callable[[], None] | None = None,
+    ) -> None:
+        if bn not in BN_MODES:
+            raise ValueError(
+                f"MaskedEvaluation: bn must be one of {', '.join(BN_MODES)}, got {bn!r}"
+            )
+        if not tables:
+            raise ValueError("MaskedEvaluation: tables must not be empty, got 0 tables")
+        self.net = net
+        self.bn = bn
+        self.seed = seed
+        self.between = between
+        self.batches = 0
+        own = {name: weights.detach() for name, weights in net.edge_weights().items()}
+        self._tables = gather(own, tables)
+        self._budget = (
+            default_memory() if max_memory is None else parse_memory("MaskedEvaluation", max_memory)
+        )
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, rows: Sequence[int] | None = None
+    ) -> BatchScores:
+        """Scores of one batch; the k-th call draws the noise of batch k.
+
+        Args:
+            images: [N, 3, H, W], taken to the network's device and dtype.
+            labels: [N] class indices.
+            rows: which tables are wanted, in this order; default all.
+
+        Raises:
+            ValueError: a row that is no table; a budget that does not hold one table.
+        """
+        position = self._tables.position
+        wanted = list(range(len(position))) if rows is None else list(rows)
+        if any(not 0 <= row < len(position) for row in wanted):
+            raise ValueError(
+                f"MaskedEvaluation: rows must be in 0..{len(position) - 1}, got {wanted}"
+            )
+        parameter = next(self.net.parameters())
+        images = images.to(parameter.device, parameter.dtype)
+        labels = labels.to(parameter.device)
+        distinct = list(dict.fromkeys(position[row] for row in wanted))
+        evaluate = self._together if self._can_group(images) else self._one_by_one
+        with untouched(self.net, self.bn, keep_rng=self.seed is not None), torch.no_grad():
+            sums = evaluate(images, labels, distinct)
+        self.batches += 1
+        found = [sums[position[row]] for row in wanted]
+        return BatchScores(
+            torch.tensor([loss for loss, _ in found], dtype=torch.float64),
+            torch.tensor([correct for _, correct in found], dtype=torch.int64),
+        )
+
+    def _can_group(self, images: Tensor) -> bool:
+        net = self.net
+        return (
+            self.bn != "batch_updating"
+            and can_walk(net)
+            and runs_native(images, next(iter(self._tables.reference.values())))
+            and not (isinstance(net, Network) and net.drop_path_prob > 0 and self.bn != "running")
+            and not (self.seed is None and any(isinstance(m, Noise) for m in net.modules()))
+            and images.ndim == 4
+            and len(images) > 0
+        )
+
+    def _one_by_one(
+        self, images: Tensor, labels: Tensor, indices: Sequence[int]
+    ) -> dict[int, Sums]:
+        """One full forward per table."""
+        sums = {}
+        for index in indices:
+            with keyed_draws(self.net, self.seed, self.batches):
+                logits = self.net(images, weights=self._tables.table(index))
+            sums[index] = _score(logits, labels)
+            self._evaluated(1)
+        return sums
+
+    def _together(self, images: Tensor, labels: Tensor, indices: Sequence[int]) -> dict[int, Sums]:
+        """Tables by the first stage that they change, in chunks."""
+        tables = self._tables
+        self.net.check_image_size(images.shape[2], images.shape[3])
+        walk = Walk(self.net)  # type: ignore[arg-type]  # can_walk
+        stages = len(walk.stages)
+        needs = stage_needs(walk, images)
+        first = {index: first_stage(tables.changed[index], walk.cell_types) for index in indices}
+        most = {
+            stage: groups_that_fit(needs[min(stage, stages - 1) :], self._budget)
+            for stage in set(first.values())
+        }
+        order = sorted(indices, key=lambda index: (first[index], tables.changed[index], index))
+        sums: dict[int, Sums] = {}
+        own = self._variants([])
+        with keyed_draws(self.net, self.seed, self.batches):
+            states, reached = walk.stem(images), 0
+            for stage in sorted(most):
+                while reached < stage:
+                    states, reached = walk.advance(reached, states, own), reached + 1
+                for chunk in cut([index for index in order if first[index] == stage], most[stage]):
+                    for index, logits in self._chunk(walk, stage, states, chunk):
+                        sums[index] = _score(logits, labels)
+                    self._evaluated(len(chunk))
+        return sums
+
+    def _chunk(
+        self, walk: Walk, stage: int, states: tuple[State, ...], chunk: Sequence[int]
+    ) -> list[tuple[int, Tensor]]:
+        """The logits of tables whose first changed stage is `stage`, from the states before it."""
+        # Tables that change the same rows go together until nothing is shared any more.
+        stacks: dict[int, list[tuple[Sequence[int], tuple[State, ...]]]] = {}
+        for run in runs(chunk, self._tables.changed):
+            variants, now, at = self._variants(run), states, stage
+            while at < len(walk.stages) and not all(state.grouped for state in now):
+                now, at = walk.advance(at, now, variants), at + 1
+            stacks.setdefault(at, []).append((run, now))
+        found: list[tuple[int, Tensor]] = []
+        for at, parts in stacks.items():
+            members = [index for run, _ in parts for index in run]
+            if at == len(walk.stages):
+                for run, now in parts:
+                    found += zip(run, walk.logits(now, len(run)), strict=True)
+                continue
+            now = tuple(
+                _concatenated(column) for column in zip(*(now for _, now in parts), strict=True)
+            )
+            parts.clear()
+            variants = self._variants(members)
+            for index in range(at, len(walk.stages)):
+                now = walk.advance(index, now, variants)
+            found += zip(members, walk.logits(now, len(members)), strict=True)
+        return found
+
+    def _variants(self, indices: Sequence[int]) -> Variants:
+        """Of tables that change the same rows, or of any where no state is shared; of none for
+        the network as it is."""
+        tables = self._tables
+        changed = tables.changed[indices[0]] if indices else ()
+        return Variants(
+            groups=len(indices),
+            weights={name: rows[list(indices)] for name, rows in tables.weights.items()},
+            reference=tables.reference,
+            changed={
+                name: frozenset(edge for cell_type, edge in changed if cell_type == name)
+                for name in tables.reference
+            },
+        )
+
+    def _evaluated(self, count: int) -> None:
+        for _ in range(count if self.between is not None else 0):
+            assert self.between is not None
+            self.between()
+
+
+def _concatenated(parts: Sequence[State]) -> State:
+    if len(parts) == 1:
+        return parts[0]
+    return replace(parts[0], maps=torch.cat([part.maps for part in parts]))
+
+
+def _score(logits: Tensor, labels: Tensor) -> Sums:
+    loss = functional.cross_entropy(logits.double(), labels, reduction="sum")
+    return float(loss), int((logits.argmax(1) == labels).sum())

@@ -1,0 +1,148 @@
+# SPDX-License-Identifier: Apache-2.0
+"""How many variants of a network fit into a budget of memory."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, cast
+
+from torch import Tensor
+
+from darts_fast.nn import Cell, Network
+from darts_fast.nn.nasbench201 import NAS201SearchCell
+from darts_fast.nn.plan import CellPlan
+from darts_fast.reference import CELL_KINDS
+from darts_fast.selection.engine.walk import Walk
+
+_UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+_SHARE_OF_AVAILABLE = 4
+# More memory than this makes nothing faster.
+_MOST_BY_DEFAULT = 2**30
+# A block that the kernels use again may be by so much larger than what they need.
+_REUSE = 4 / 3
+# Scratch of the kernels, rounding, what the allocator keeps: a part and a constant.
+_MARGIN, _CONSTANT = 1.1, 8 * 2**20
+
+
+class Need(NamedTuple):
+    """Bytes of one stage: once, and for every group."""
+
+    once: int
+    per_group: int
+
+
+def parse_memory(name: str, value: int | str) -> int:
+    """Bytes of a number, or of a text such as "512MiB" or "2 GB".
+
+    Raises ValueError, in the name of `name`, for anything else and for less than 1 byte.
+    """
+    if isinstance(value, str):
+        found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMG]i?B|B)\s*", value)
+        size = int(float(found[1]) * _UNITS[found[2]]) if found else 0
+    else:
+        size = int(value)
+    if size < 1:
+        raise ValueError(
+            f"{name}: max_memory must be bytes or a text like 512MiB or 2GB, got {value!r}"
+        )
+    return size
+
+
+def default_memory() -> int:
+    """A quarter of the memory that is available to this process, at most 1 GiB."""
+    return min(_MOST_BY_DEFAULT, available_memory() // _SHARE_OF_AVAILABLE)
+
+
+def available_memory() -> int:
+    """Bytes that the system could give to this process now, as far as it tells."""
+    found = [8 * _MOST_BY_DEFAULT]
+    text = _read("/proc/meminfo")
+    match = re.search(r"MemAvailable:\s+(\d+) kB", text)
+    if match:
+        found = [int(match[1]) * 1024]
+    limit, used = _read("/sys/fs/cgroup/memory.max"), _read("/sys/fs/cgroup/memory.current")
+    if limit.strip().isdigit() and used.strip().isdigit():
+        found.append(max(0, int(limit) - int(used)))
+    return min(found)
+
+
+def _read(path: str) -> str:
+    try:
+        return Path(path).read_text()
+    except OSError:
+        return ""
+
+
+def stage_needs(walk: Walk, images: Tensor) -> list[Need]:
+    """What evaluating one stage takes, the states that it reads and writes included.
+
+    The counts are those of the engine and of the kernels' buffers: a map per convolution block,
+    per pool of a state and per node that an operation reads.
+    """
+    n, _, height, width = images.shape
+    item = images.element_size()
+    net = walk.net
+    once = images.nbytes + sum(buffer.nbytes for buffer in net.buffers()) + _CONSTANT
+    channels = net._C
+    # Channels and pixels of the states that a stage reads.
+    first = (net._stem_multiplier if isinstance(net, Network) else 1) * channels
+    shapes = [(first, height * width)] * (2 if isinstance(net, Network) else 1)
+    needs = []
+    for stage in walk.stages:
+        searched = isinstance(stage, (Cell, NAS201SearchCell))
+        halves = (isinstance(stage, Cell) and stage.reduction) or not searched
+        pixels_in = shapes[-1][1]
+        pixels = pixels_in // 4 if halves else pixels_in
+        channels *= 2 if halves else 1
+        one_map = n * channels * pixels * item
+        inputs = sum(n * c * p * item for c, p in shapes)
+        out = (stage._multiplier if isinstance(stage, Cell) else 1) * one_map
+        prepared = len(shapes) * n * channels * pixels_in * item if searched else 0
+        plan = cast("Cell | NAS201SearchCell", stage)._plan() if searched else None
+        maps = _maps(plan) if plan is not None else _module_maps(walk, searched)
+        nodes = plan.nodes if plan is not None else 0
+        # Per image and channel two sums in double precision of every map.
+        buffers = int(maps * (one_map * _REUSE + 16 * n * channels))
+        # The inputs once more where they are gathered, and per node a summand and its copy.
+        grouped = 2 * inputs + 2 * prepared + 3 * nodes * one_map + out
+        needs.append(
+            Need(
+                int(_MARGIN * (once + 2 * inputs + prepared + buffers + nodes * one_map + out)),
+                int(_MARGIN * (grouped + (buffers if plan is not None else out))),
+            )
+        )
+        produced = (out // (n * pixels * item) if n else 0, pixels)
+        shapes = [*shapes[1:], produced]
+    return needs
+
+
+def groups_that_fit(needs: Sequence[Need], budget: int) -> int:
+    """How many groups can go through all these stages together.
+
+    Raises ValueError if it is not even one.
+    """
+    once, each = max(need.once for need in needs), max(need.per_group for need in needs)
+    if once + each > budget:
+        raise ValueError(
+            f"MaskedEvaluation: max_memory must hold one table, "
+            f"{(once + each) / 2**20:.1f} MiB for a batch of this size, "
+            f"got {budget / 2**20:.1f} MiB"
+        )
+    return (budget - once) // each
+
+
+def _maps(plan: CellPlan) -> int:
+    kinds = [CELL_KINDS[number] for number in plan.ops[2::5]]
+    sources = plan.ops[0::5]
+    pools = {(s, kind) for s, kind in zip(sources, kinds, strict=True) if "pool" in kind}
+    blocks = {"separable": 1, "separable_twice": 2, "dense": 1, "factorized_reduce": 1}
+    read = {source for source in sources if source >= plan.inputs}
+    return sum(blocks.get(kind, 0) for kind in kinds) + len(pools) + len(read)
+
+
+def _module_maps(walk: Walk, searched: bool) -> int:
+    """Of a stage that runs as its modules, one group at a time: at most two maps an operation."""
+    space = walk.net.space
+    return 2 * space.num_edges * space.num_ops if searched else 8

@@ -1,0 +1,70 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scoring reads a network: training flags, buffers and random states are as before afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import nn
+
+from darts_fast.nn.operations import Noise
+from darts_fast.seeding import rng_state, set_rng_state
+
+
+@contextmanager
+def untouched(net: nn.Module, bn: str, *, keep_rng: bool) -> Iterator[None]:
+    """Put the network in the mode for scoring, and back at the end, however that comes.
+
+    Args: bn, see `MaskedEvaluation`: "batch_updating" leaves the buffers as they have become;
+    keep_rng, whether the global random states are put back.
+    """
+    flags = [(module, module.training) for module in net.modules()]
+    buffers = [] if bn == "batch_updating" else list(net.buffers())
+    values = [buffer.clone() for buffer in buffers]
+    random = rng_state() if keep_rng else None
+    try:
+        net.train(bn != "running")
+        yield
+    finally:
+        for module, training in flags:
+            module.training = training
+        with torch.no_grad():
+            for buffer, value in zip(buffers, values, strict=True):
+                buffer.copy_(value)
+        if random is not None:
+            set_rng_state(random)
+
+
+@contextmanager
+def keyed_draws(net: nn.Module, seed: int | None, batch: int) -> Iterator[None]:
+    """Forwards whose random draws are the same under every table.
+
+    Each noise operation is seeded on its own: a removed one is skipped, and must not shift the
+    draws of the others. With seed None all draws come from the global states as they fall.
+    """
+    if seed is None:
+        yield
+        return
+    key = seed
+
+    def reseed(operation: int) -> None:
+        words = np.random.SeedSequence([key, batch, operation]).generate_state(2, np.uint32)
+        number = (int(words[0]) << 31) ^ int(words[1])
+        torch.default_generator.manual_seed(number)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(number)
+
+    def seeded(operation: int) -> Callable[[nn.Module, object], None]:
+        return lambda module, arguments: reseed(operation)
+
+    noises = [module for module in net.modules() if isinstance(module, Noise)]
+    hooks = [module.register_forward_pre_hook(seeded(i)) for i, module in enumerate(noises, 1)]
+    reseed(0)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()
