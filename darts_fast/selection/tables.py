@@ -18,7 +18,7 @@ from torch import Tensor
 from darts_fast.nn import Supernet
 from darts_fast.selection.engine import BN_MODES, MaskedEvaluation
 
-__all__ = ["Batch", "Score", "Table", "TableScores", "score_tables"]
+__all__ = ["Batch", "Difference", "Score", "Table", "TableScores", "score_tables"]
 
 Batch = tuple[Tensor, Tensor]
 Table = Mapping[str, Tensor]
@@ -32,6 +32,15 @@ class Score:
     accuracy: float
     loss_stderr: float
     accuracy_stderr: float
+
+
+@dataclass(frozen=True)
+class Difference(Score):
+    """Scores of one table less those of another on the same batches, and their standard errors.
+
+    The errors are those of the paired differences, with the batch as the unit: what both tables
+    find hard in a batch does not enter them.
+    """
 
 
 @dataclass(frozen=True)
@@ -81,6 +90,15 @@ class TableScores:
         """The four numbers of one table."""
         columns = (self.loss, self.accuracy, self.loss_stderr, self.accuracy_stderr)
         return Score(*(float(column[table]) for column in columns))
+
+    def difference(self, one: int, other: int) -> Difference:
+        """Scores of table ``one`` less those of table ``other``."""
+        loss, correct = (
+            (sums[one] - sums[other]).unsqueeze(0) for sums in (self.batch_loss, self.batch_correct)
+        )
+        pair = TableScores(loss, correct, self.batch_images)
+        score = pair.score(0)
+        return Difference(score.loss, score.accuracy, score.loss_stderr, score.accuracy_stderr)
 
     def _stderr(self, sums: Tensor) -> Tensor:
         batches = self.batch_images.numel()

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple, cast
@@ -24,6 +25,7 @@ _MOST_BY_DEFAULT = 2**30
 _REUSE = 4 / 3
 # Scratch of the kernels, rounding, what the allocator keeps: a part and a constant.
 _MARGIN, _CONSTANT = 1.1, 8 * 2**20
+_WITH_MAPS = ("separable", "separable_twice", "dense", "factorized_reduce")
 
 
 class Need(NamedTuple):
@@ -78,8 +80,7 @@ def _read(path: str) -> str:
 def stage_needs(walk: Walk, images: Tensor) -> list[Need]:
     """What evaluating one stage takes, the states that it reads and writes included.
 
-    The counts are those of the engine and of the kernels' buffers: a map per convolution block,
-    per pool of a state and per node that an operation reads.
+    The counts are those of the engine's states and of the kernels' buffers.
     """
     n, _, height, width = images.shape
     item = images.element_size()
@@ -107,12 +108,10 @@ def stage_needs(walk: Walk, images: Tensor) -> list[Need]:
         buffers = int(maps * (one_map * _REUSE + 16 * n * channels))
         # The inputs once more where they are gathered, and per node a summand and its copy.
         grouped = 2 * inputs + 2 * prepared + 3 * nodes * one_map + out
-        needs.append(
-            Need(
-                int(_MARGIN * (once + 2 * inputs + prepared + buffers + nodes * one_map + out)),
-                int(_MARGIN * (grouped + (buffers if plan is not None else out))),
-            )
-        )
+        kept = once + inputs + nodes * one_map
+        if plan is None:  # one group at a time
+            kept, buffers = kept + buffers, out
+        needs.append(Need(int(_MARGIN * kept), int(_MARGIN * (grouped + buffers))))
         produced = (out // (n * pixels * item) if n else 0, pixels)
         shapes = [*shapes[1:], produced]
     return needs
@@ -134,12 +133,22 @@ def groups_that_fit(needs: Sequence[Need], budget: int) -> int:
 
 
 def _maps(plan: CellPlan) -> int:
+    """At most so many maps are there at a time: those of two nodes that follow each other, or of
+    one node with both blocks of its chains, beside pools and nodes."""
+    ends = list(zip(plan.ops[0::5], plan.ops[1::5], strict=True))
     kinds = [CELL_KINDS[number] for number in plan.ops[2::5]]
-    sources = plan.ops[0::5]
-    pools = {(s, kind) for s, kind in zip(sources, kinds, strict=True) if "pool" in kind}
-    blocks = {"separable": 1, "separable_twice": 2, "dense": 1, "factorized_reduce": 1}
-    read = {source for source in sources if source >= plan.inputs}
-    return sum(blocks.get(kind, 0) for kind in kinds) + len(pools) + len(read)
+    pools = {(ends[k][0], kind) for k, kind in enumerate(kinds) if "pool" in kind}
+    read = {source for source, _ in ends if source >= plan.inputs}
+    entering = Counter(
+        node for (_, node), kind in zip(ends, kinds, strict=True) if kind in _WITH_MAPS
+    )
+    chains = Counter(
+        node for (_, node), kind in zip(ends, kinds, strict=True) if kind == "separable_twice"
+    )
+    most = max(
+        (entering[node] + max(entering[node - 1], chains[node]) for _, node in ends), default=0
+    )
+    return most + len(pools) + len(read)
 
 
 def _module_maps(walk: Walk, searched: bool) -> int:
