@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from darts_fast.nn.mixed_op import check_weights
+
 Changed = tuple[tuple[str, int], ...]
 
 
@@ -38,7 +40,17 @@ class Tables:
 
 
 def gather(reference: Mapping[str, Tensor], tables: Sequence[Mapping[str, Tensor]]) -> Tables:
-    """Fill in the rows that tables leave out; tables that are equal become one."""
+    """Fill in the rows that tables leave out; tables that are equal become one.
+
+    Raises ValueError or TypeError, in the name of MaskedEvaluation, for weights that do not fit.
+    """
+    for table in tables:
+        for name, rows in table.items():
+            if name not in reference:
+                raise ValueError(
+                    f"MaskedEvaluation: weights must be for {', '.join(reference)}, got {name!r}"
+                )
+            check_weights(f"MaskedEvaluation {name}", rows, tuple(reference[name].shape))
     first_of: dict[tuple[bytes, ...], int] = {}
     position: list[int] = []
     distinct: list[dict[str, Tensor]] = []
