@@ -25,6 +25,10 @@ _KIND = "darts_fast removal scores"
 _SUMS = ("batch_loss", "batch_correct", "batch_images")
 _WHOLE_EDGE = "whole edge"
 _SCORES = ("loss", "loss_stderr", "accuracy", "accuracy_stderr")
+_DIFFERENCES = (
+    *("loss_difference", "loss_difference_stderr"),
+    *("accuracy_difference", "accuracy_difference_stderr"),
+)
 
 
 def write_csv(scores: RemovalScores, path: Path) -> None:
@@ -32,9 +36,7 @@ def write_csv(scores: RemovalScores, path: Path) -> None:
     columns = [getattr(scores.scores, name).tolist() for name in _SCORES]
     with path.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(
-            ["removal", *_SCORES, *(f"{name}_difference" for name in _SCORES), "images"]
-        )
+        writer.writerow(["removal", *_SCORES, *_DIFFERENCES, "images"])
         for row, name in enumerate(["base", *(removal.name for removal in scores.rows)]):
             difference = scores.scores.difference(row, 0)
             writer.writerow(
