@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,7 +15,7 @@ from darts_fast.nn import Network, Supernet
 from darts_fast.nn.fused_cell import runs_native
 from darts_fast.nn.operations import Noise
 from darts_fast.selection.engine.cells import State, Variants
-from darts_fast.selection.engine.changes import cut, first_stage, gather, runs
+from darts_fast.selection.engine.changes import Changed, cut, first_stage, gather, runs
 from darts_fast.selection.engine.memory import (
     default_memory,
     groups_that_fit,
@@ -175,6 +176,7 @@ class MaskedEvaluation:
         }
         order = sorted(indices, key=lambda index: (first[index], tables.changed[index], index))
         sums: dict[int, Sums] = {}
+        kept: dict[Changed, dict[object, Any]] = {}
         own = self._variants([])
         with keyed_draws(self.net, self.seed, self.batches):
             states, reached = walk.stem(images), 0
@@ -182,19 +184,31 @@ class MaskedEvaluation:
                 while reached < stage:
                     states, reached = walk.advance(reached, states, own), reached + 1
                 for chunk in cut([index for index in order if first[index] == stage], most[stage]):
-                    for index, logits in self._chunk(walk, stage, states, chunk):
+                    for index, logits in self._chunk(walk, stage, states, chunk, kept):
                         sums[index] = _score(logits, labels)
                     self._evaluated(len(chunk))
         return sums
 
     def _chunk(
-        self, walk: Walk, stage: int, states: tuple[State, ...], chunk: Sequence[int]
+        self,
+        walk: Walk,
+        stage: int,
+        states: tuple[State, ...],
+        chunk: Sequence[int],
+        kept: dict[Changed, dict[object, Any]],
     ) -> list[tuple[int, Tensor]]:
-        """The logits of tables whose first changed stage is `stage`, from the states before it."""
+        """The logits of tables whose first changed stage is `stage`, from the states before it.
+
+        Args: kept, what tables that change the same rows share, of the rows that came last.
+        """
         # Tables that change the same rows go together until nothing is shared any more.
         stacks: dict[int, list[tuple[Sequence[int], tuple[State, ...]]]] = {}
         for run in runs(chunk, self._tables.changed):
-            variants, now, at = self._variants(run), states, stage
+            rows = self._tables.changed[run[0]]
+            if rows not in kept:
+                kept.clear()
+            variants = replace(self._variants(run), kept=kept.setdefault(rows, {}))
+            now, at = states, stage
             while at < len(walk.stages) and not all(state.grouped for state in now):
                 now, at = walk.advance(at, now, variants), at + 1
             stacks.setdefault(at, []).append((run, now))

@@ -10,9 +10,10 @@ always associated in the same way.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import cast
+import functools
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor, nn
@@ -26,6 +27,7 @@ from darts_fast.nn.plan import CellPlan, describe, has_hooks
 from darts_fast.selection.engine.terms import COPY, Operations, Term, run_terms
 
 SearchCell = Cell | NAS201SearchCell
+_T = TypeVar("_T")
 
 
 @dataclass(frozen=True)
@@ -65,12 +67,20 @@ class Variants:
         weights: by cell type [G, edges, ops].
         reference: by cell type the network's own [edges, ops].
         changed: by cell type the edges whose row is another one in some table.
+        kept: what is shared by all tables that change these rows, also those of other chunks.
     """
 
     groups: int
     weights: Mapping[str, Tensor]
     reference: Mapping[str, Tensor]
     changed: Mapping[str, frozenset[int]]
+    kept: dict[object, Any] = field(default_factory=dict)
+
+    def once(self, key: object, compute: Callable[[], _T]) -> _T:
+        """The value of a key, computed if it is not there yet."""
+        if key not in self.kept:
+            self.kept[key] = compute()
+        return cast(_T, self.kept[key])
 
 
 def run_search_cell(
@@ -95,11 +105,15 @@ def run_search_cell(
     if isinstance(cell, Cell):
         modules = (cell.preprocess0, cell.preprocess1)
         states = [
-            preprocess(module, state, groups) for module, state in zip(modules, states, strict=True)
+            preprocess(module, state, groups)
+            if state.grouped
+            else variants.once(module, functools.partial(preprocess, module, state, 1))
+            for module, state in zip(modules, states, strict=True)
         ]
     skip = cell.zero == "skip"
     if not all(state.grouped for state in states):
-        return _SplitCell(plan, skip, states, table, variants.reference[cell_type], changed).run()
+        split = _SplitCell(plan, skip, states, table, variants.reference[cell_type], changed)
+        return split.run(variants.once(cell, split.shared_nodes))
     operations = Operations(plan)
     output = run_terms(
         operations,
@@ -193,9 +207,9 @@ class _SplitCell:
             self.grouped[term.node] = self.grouped[term.node] or own
             (self.grouped_terms if own else self.shared_terms).append(term)
 
-    def run(self) -> State:
+    def run(self, shared: Mapping[int, Tensor]) -> State:
+        """The cell's output. Args: shared, what `shared_nodes` gave."""
         plan = self.plan
-        shared = self._shared_nodes()
         outputs = self.states[-plan.multiplier :]
         if not any(self.grouped[state] for state in outputs):
             return State(torch.cat([shared[state] for state in outputs], dim=1), False)
@@ -222,7 +236,7 @@ class _SplitCell:
             stride=stride,
         )
 
-    def _shared_nodes(self) -> dict[int, Tensor]:
+    def shared_nodes(self) -> dict[int, Tensor]:
         """By node the sum of its shared terms [N, C, H', W']; of a shared node, the node."""
         present = [i for i, state in enumerate(self.inputs) if not state.grouped]
         if not self.shared_terms:

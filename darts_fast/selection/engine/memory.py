@@ -108,7 +108,7 @@ def stage_needs(walk: Walk, images: Tensor) -> list[Need]:
         buffers = int(maps * (one_map * _REUSE + 16 * n * channels))
         # The inputs once more where they are gathered, and per node a summand and its copy.
         grouped = 2 * inputs + 2 * prepared + 3 * nodes * one_map + out
-        kept = once + inputs + nodes * one_map
+        kept = once + inputs + 2 * nodes * one_map + 2 * prepared
         if plan is None:  # one group at a time
             kept, buffers = kept + buffers, out
         needs.append(Need(int(_MARGIN * kept), int(_MARGIN * (grouped + buffers))))
