@@ -25,7 +25,8 @@ from darts_fast.backend import use_backend
 from darts_fast.nn import Network, Supernet
 from darts_fast.seeding import rng_state
 from darts_fast.selection import engine, score_tables
-from darts_fast.selection.engine import MaskedEvaluation, cells
+from darts_fast.selection.engine import MaskedEvaluation, cells, split
+from darts_fast.selection.engine.states import State, Variants
 
 
 def evaluated(net: Supernet, batches: Batches, tables: Sequence[Table], **options: object) -> Sums:
@@ -185,7 +186,8 @@ def terms(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, list[int]]]:
         found.append((len(weights), sorted(term.op for term in chosen)))  # type: ignore[attr-defined]
         return run(operations, chosen, inputs, weights, **rest)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(cells, "run_terms", recorded)
+    for module in (cells, split):
+        monkeypatch.setattr(module, "run_terms", recorded)
     return found
 
 
@@ -207,8 +209,8 @@ def test_cells_before_the_first_change_run_once(monkeypatch: pytest.MonkeyPatch)
     advance = engine.Walk.advance
 
     def recorded(
-        self: engine.Walk, index: int, states: tuple[cells.State, ...], variants: cells.Variants
-    ) -> tuple[cells.State, ...]:
+        self: engine.Walk, index: int, states: tuple[State, ...], variants: Variants
+    ) -> tuple[State, ...]:
         found = advance(self, index, states, variants)
         widths.append((index, len(found[-1].maps) // 4))  # type: ignore[arg-type]
         return found

@@ -14,7 +14,6 @@ from torch.nn import functional
 from darts_fast.nn import Network, Supernet
 from darts_fast.nn.fused_cell import runs_native
 from darts_fast.nn.operations import Noise
-from darts_fast.selection.engine.cells import State, Variants
 from darts_fast.selection.engine.changes import Changed, cut, first_stage, gather, runs
 from darts_fast.selection.engine.memory import (
     default_memory,
@@ -23,6 +22,7 @@ from darts_fast.selection.engine.memory import (
     stage_needs,
 )
 from darts_fast.selection.engine.restore import keyed_draws, untouched
+from darts_fast.selection.engine.states import State, Variants
 from darts_fast.selection.engine.walk import Walk, can_walk
 
 __all__ = ["BN_MODES", "BatchScores", "MaskedEvaluation"]

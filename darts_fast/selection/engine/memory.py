@@ -15,6 +15,7 @@ from darts_fast.nn import Cell, Network
 from darts_fast.nn.nasbench201 import NAS201SearchCell
 from darts_fast.nn.plan import CellPlan
 from darts_fast.reference import CELL_KINDS
+from darts_fast.selection.engine.cells import SearchCell, find_operations
 from darts_fast.selection.engine.walk import Walk
 
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -101,14 +102,16 @@ def stage_needs(walk: Walk, images: Tensor) -> list[Need]:
         inputs = sum(n * c * p * item for c, p in shapes)
         out = (stage._multiplier if isinstance(stage, Cell) else 1) * one_map
         prepared = len(shapes) * n * channels * pixels_in * item if searched else 0
-        plan = cast("Cell | NAS201SearchCell", stage)._plan() if searched else None
+        operations = find_operations(cast(SearchCell, stage)) if searched else None
+        plan = operations.plan if operations is not None else None
+        drawn = len(operations.drawn) if operations is not None else 0
         maps = _maps(plan) if plan is not None else _module_maps(walk, searched)
         nodes = plan.nodes if plan is not None else 0
         # Per image and channel two sums in double precision of every map.
         buffers = int(maps * (one_map * _REUSE + 16 * n * channels))
         # The inputs once more where they are gathered, and per node a summand and its copy.
-        grouped = 2 * inputs + 2 * prepared + 3 * nodes * one_map + out
-        kept = once + inputs + 2 * nodes * one_map + 2 * prepared
+        grouped = 2 * inputs + 2 * prepared + (3 * nodes + drawn) * one_map + out
+        kept = once + inputs + 2 * prepared + (2 * nodes + drawn) * one_map
         if plan is None:  # one group at a time
             kept, buffers = kept + buffers, out
         needs.append(Need(int(_MARGIN * kept), int(_MARGIN * (grouped + buffers))))

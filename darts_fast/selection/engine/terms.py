@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple, cast
 
@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_fast import _ops
+from darts_fast.nn.operations import Noise
 from darts_fast.nn.plan import CellPlan
 from darts_fast.reference import CELL_KINDS, NORM_BATCH, NORM_NONE, NORM_RUNNING
 
@@ -30,9 +31,16 @@ class Term(NamedTuple):
 
 @dataclass
 class Operations:
-    """The convolutions and norms of every operation of a plan."""
+    """The convolutions and norms of every operation of a plan.
+
+    Attributes:
+        drawn: operations that draw their output and read nothing but a shape; the plan has them as
+            "none". A term of one has the drawn map as its source, which the operation's weight
+            multiplies.
+    """
 
     plan: CellPlan
+    drawn: Mapping[int, Noise] = field(default_factory=dict)
     convolutions: list[list[nn.Conv2d]] = field(init=False)
     norms: list[list[nn.BatchNorm2d | None]] = field(init=False)
 
@@ -71,7 +79,7 @@ def run_terms(
     convolutions: list[Tensor] = []
     norms: list[nn.BatchNorm2d | None] = []
     for source, node, k in terms:
-        if k == COPY:
+        if k == COPY or k in operations.drawn:
             ops += (source, node, _IDENTITY, 0, 0)
             continue
         ops += (source, node, *operations.plan.ops[5 * k + 2 : 5 * k + 5])

@@ -11,13 +11,8 @@ from torch import Tensor, nn
 from darts_fast.nn import Cell, Network, Supernet, TinyNetwork
 from darts_fast.nn.nasbench201 import NAS201SearchCell, ResNetBasicblock
 from darts_fast.nn.plan import has_hooks
-from darts_fast.selection.engine.cells import (
-    SearchCell,
-    State,
-    Variants,
-    per_group,
-    run_search_cell,
-)
+from darts_fast.selection.engine.cells import SearchCell, per_group, run_search_cell
+from darts_fast.selection.engine.states import State, Variants
 
 
 class Walk:
