@@ -69,3 +69,12 @@ def test_the_default_is_a_part_of_what_is_available(
     assert memory.available_memory() > 2**20
     monkeypatch.setattr(memory, "available_memory", lambda: available)
     assert memory.default_memory() == expected
+
+
+def test_the_default_never_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    net, (images, labels) = small_net("s2", layers=3), small_batches((4,))[0]
+    tables = [without(net, ("normal", 0, op)) for op in range(2)]
+    expected = MaskedEvaluation(net, tables)(images, labels)
+    monkeypatch.setattr(memory, "available_memory", lambda: 2**20)
+    found = MaskedEvaluation(net, tables)(images, labels)
+    assert found.loss.tolist() == expected.loss.tolist()

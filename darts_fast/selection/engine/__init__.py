@@ -16,7 +16,6 @@ from darts_fast.nn.fused_cell import runs_native
 from darts_fast.nn.operations import Noise
 from darts_fast.selection.engine.changes import Changed, cut, first_stage, gather, runs
 from darts_fast.selection.engine.memory import (
-    default_memory,
     groups_that_fit,
     parse_memory,
     stage_needs,
@@ -69,7 +68,7 @@ class MaskedEvaluation:
             "batch_updating" lets the running ones move, as full forwards in the order of the tables
             would (the code of DARTS-PT); "running" normalises with the running ones.
         max_memory: bytes, or a text like "2GiB", that a call may need beyond the network and its
-            images; default a quarter of what is available, at most 1 GiB.
+            images; default a quarter of what is available, at most 1 GiB, or what one table needs.
         seed: noise operations draw from a generator keyed by (seed, batch, operation), the same for
             every table; None lets all draws come from the global states as they fall.
         between: called once for every table and batch that was evaluated; it may raise.
@@ -101,9 +100,9 @@ class MaskedEvaluation:
         self.batches = 0
         own = {name: weights.detach() for name, weights in net.edge_weights().items()}
         self._tables = gather(own, tables)
-        self._budget = (
-            default_memory() if max_memory is None else parse_memory("MaskedEvaluation", max_memory)
-        )
+        self._budget = None
+        if max_memory is not None:
+            self._budget = parse_memory("MaskedEvaluation", max_memory)
 
     def __call__(
         self, images: Tensor, labels: Tensor, rows: Sequence[int] | None = None
@@ -128,9 +127,12 @@ class MaskedEvaluation:
         images = images.to(parameter.device, parameter.dtype)
         labels = labels.to(parameter.device)
         distinct = list(dict.fromkeys(position[row] for row in wanted))
-        evaluate = self._together if self._can_group(images) else self._one_by_one
+        walk = self._walk(images)
         with untouched(self.net, self.bn, keep_rng=self.seed is not None), torch.no_grad():
-            sums = evaluate(images, labels, distinct)
+            if walk is None:
+                sums = self._one_by_one(images, labels, distinct)
+            else:
+                sums = self._together(walk, images, labels, distinct)
         self.batches += 1
         found = [sums[position[row]] for row in wanted]
         return BatchScores(
@@ -138,17 +140,21 @@ class MaskedEvaluation:
             torch.tensor([correct for _, correct in found], dtype=torch.int64),
         )
 
-    def _can_group(self, images: Tensor) -> bool:
+    def _walk(self, images: Tensor) -> Walk | None:
+        """The network's stages, or None where only its own forward says what it computes."""
         net = self.net
-        return (
-            self.bn != "batch_updating"
-            and can_walk(net)
-            and runs_native(images, next(iter(self._tables.reference.values())))
-            and not (isinstance(net, Network) and net.drop_path_prob > 0 and self.bn != "running")
-            and not (self.seed is None and any(isinstance(m, Noise) for m in net.modules()))
-            and images.ndim == 4
-            and len(images) > 0
-        )
+        if (
+            self.bn == "batch_updating"
+            or not can_walk(net)
+            or not runs_native(images, next(iter(self._tables.reference.values())))
+            or (isinstance(net, Network) and net.drop_path_prob > 0 and self.bn != "running")
+            or (self.seed is None and any(isinstance(op, Noise) for op in net.modules()))
+            or images.ndim != 4
+            or images.shape[1] != 3
+            or len(images) == 0
+        ):
+            return None
+        return Walk(net)
 
     def _one_by_one(
         self, images: Tensor, labels: Tensor, indices: Sequence[int]
@@ -162,11 +168,12 @@ class MaskedEvaluation:
             self._evaluated(1)
         return sums
 
-    def _together(self, images: Tensor, labels: Tensor, indices: Sequence[int]) -> dict[int, Sums]:
+    def _together(
+        self, walk: Walk, images: Tensor, labels: Tensor, indices: Sequence[int]
+    ) -> dict[int, Sums]:
         """Tables by the first stage that they change, in chunks."""
         tables = self._tables
         self.net.check_image_size(images.shape[2], images.shape[3])
-        walk = Walk(self.net)  # type: ignore[arg-type]  # can_walk
         stages = len(walk.stages)
         needs = stage_needs(walk, images)
         first = {index: first_stage(tables.changed[index], walk.cell_types) for index in indices}

@@ -120,12 +120,16 @@ def stage_needs(walk: Walk, images: Tensor) -> list[Need]:
     return needs
 
 
-def groups_that_fit(needs: Sequence[Need], budget: int) -> int:
+def groups_that_fit(needs: Sequence[Need], budget: int | None) -> int:
     """How many groups can go through all these stages together.
+
+    Args: budget, bytes; None for the default, which never stops what one full forward could do.
 
     Raises ValueError if it is not even one.
     """
     once, each = max(need.once for need in needs), max(need.per_group for need in needs)
+    if budget is None:
+        return max(1, (default_memory() - once) // each)
     if once + each > budget:
         raise ValueError(
             f"MaskedEvaluation: max_memory must hold one table, "

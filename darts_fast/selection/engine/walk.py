@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import cast
+from typing import TypeGuard, cast
 
 from torch import Tensor, nn
 
@@ -57,7 +57,7 @@ class Walk:
         return logits
 
 
-def can_walk(net: nn.Module) -> bool:
+def can_walk(net: nn.Module) -> TypeGuard[Network | TinyNetwork]:
     """Whether calling `net` does what `Walk` does: its classes' own forwards, without hooks."""
     known: Mapping[type[Supernet], object] = {
         Network: Network._features,
