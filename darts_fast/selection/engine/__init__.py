@@ -100,6 +100,7 @@ class MaskedEvaluation:
         self.batches = 0
         own = {name: weights.detach() for name, weights in net.edge_weights().items()}
         self._tables = gather(own, tables)
+        self._buffers = sum(buffer.nbytes for buffer in net.buffers())
         self._budget = None
         if max_memory is not None:
             self._budget = parse_memory("MaskedEvaluation", max_memory)
@@ -175,7 +176,7 @@ class MaskedEvaluation:
         tables = self._tables
         self.net.check_image_size(images.shape[2], images.shape[3])
         stages = len(walk.stages)
-        needs = stage_needs(walk, images)
+        needs = stage_needs(walk, images, self._buffers)
         first = {index: first_stage(tables.changed[index], walk.cell_types) for index in indices}
         most = {
             stage: groups_that_fit(needs[min(stage, stages - 1) :], self._budget)

@@ -30,16 +30,22 @@ SearchCell = Cell | NAS201SearchCell
 
 
 def run_search_cell(
-    cell: SearchCell, cell_type: str, states: Sequence[State], variants: Variants
+    cell: SearchCell,
+    operations: Operations | None,
+    cell_type: str,
+    states: Sequence[State],
+    variants: Variants,
 ) -> State:
-    """The output of a search cell for its inputs (two of a `Cell`, one of NAS-Bench-201)."""
+    """The output of a search cell for its inputs (two of a `Cell`, one of NAS-Bench-201).
+
+    Args: operations, what `find_operations` says of the cell.
+    """
     groups = variants.groups
     changed = variants.changed[cell_type]
     if not changed and not any(state.grouped for state in states):
         maps = [state.maps for state in states]
         return State(cast(Tensor, cell(*maps, variants.reference[cell_type])), False)
     table = variants.weights[cell_type]
-    operations = find_operations(cell)
     # The last input has the size of the cell's states.
     x = states[-1].maps
     if operations is None or not runs_native(x, table) or not operations.plan.takes(x):

@@ -7,7 +7,7 @@ import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple, cast
+from typing import NamedTuple
 
 from torch import Tensor
 
@@ -15,7 +15,6 @@ from darts_fast.nn import Cell, Network
 from darts_fast.nn.nasbench201 import NAS201SearchCell
 from darts_fast.nn.plan import CellPlan
 from darts_fast.reference import CELL_KINDS
-from darts_fast.selection.engine.cells import SearchCell, find_operations
 from darts_fast.selection.engine.walk import Walk
 
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
@@ -78,21 +77,23 @@ def _read(path: str) -> str:
         return ""
 
 
-def stage_needs(walk: Walk, images: Tensor) -> list[Need]:
+def stage_needs(walk: Walk, images: Tensor, extra: int) -> list[Need]:
     """What evaluating one stage takes, the states that it reads and writes included.
 
     The counts are those of the engine's states and of the kernels' buffers.
+
+    Args: extra, bytes that are needed at any stage.
     """
     n, _, height, width = images.shape
     item = images.element_size()
     net = walk.net
-    once = images.nbytes + sum(buffer.nbytes for buffer in net.buffers()) + _CONSTANT
+    once = images.nbytes + extra + _CONSTANT
     channels = net._C
     # Channels and pixels of the states that a stage reads.
     first = (net._stem_multiplier if isinstance(net, Network) else 1) * channels
     shapes = [(first, height * width)] * (2 if isinstance(net, Network) else 1)
     needs = []
-    for stage in walk.stages:
+    for stage, operations in zip(walk.stages, walk.operations, strict=True):
         searched = isinstance(stage, (Cell, NAS201SearchCell))
         halves = (isinstance(stage, Cell) and stage.reduction) or not searched
         pixels_in = shapes[-1][1]
@@ -102,7 +103,6 @@ def stage_needs(walk: Walk, images: Tensor) -> list[Need]:
         inputs = sum(n * c * p * item for c, p in shapes)
         out = (stage._multiplier if isinstance(stage, Cell) else 1) * one_map
         prepared = len(shapes) * n * channels * pixels_in * item if searched else 0
-        operations = find_operations(cast(SearchCell, stage)) if searched else None
         plan = operations.plan if operations is not None else None
         drawn = len(operations.drawn) if operations is not None else 0
         maps = _maps(plan) if plan is not None else _module_maps(walk, searched)

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from darts_fast.nn.operations import Noise
 from darts_fast.seeding import rng_state, set_rng_state
@@ -21,19 +21,26 @@ def untouched(net: nn.Module, bn: str, *, keep_rng: bool) -> Iterator[None]:
     Args: bn, see `MaskedEvaluation`: "batch_updating" leaves the buffers as they have become;
     keep_rng, whether the global random states are put back.
     """
+    training = bn != "running"
+    # A network has thousands of modules: they are listed once, and set only where that is needed.
     flags = [(module, module.training) for module in net.modules()]
-    buffers = [] if bn == "batch_updating" else list(net.buffers())
+    buffers: list[Tensor] = []
+    if bn != "batch_updating":
+        kept = (buffer for module, _ in flags for buffer in module._buffers.values())
+        buffers = [buffer for buffer in kept if buffer is not None]
     values = [buffer.clone() for buffer in buffers]
     random = rng_state() if keep_rng else None
     try:
-        net.train(bn != "running")
+        if not all(flag == training for _, flag in flags):
+            net.train(training)
         yield
     finally:
-        for module, training in flags:
-            module.training = training
-        with torch.no_grad():
-            for buffer, value in zip(buffers, values, strict=True):
-                buffer.copy_(value)
+        for module, flag in flags:
+            if module.training != flag:
+                module.training = flag
+        if buffers:
+            with torch.no_grad():
+                torch._foreach_copy_(buffers, values)
         if random is not None:
             set_rng_state(random)
 

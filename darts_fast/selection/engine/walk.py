@@ -11,7 +11,12 @@ from torch import Tensor, nn
 from darts_fast.nn import Cell, Network, Supernet, TinyNetwork
 from darts_fast.nn.nasbench201 import NAS201SearchCell, ResNetBasicblock
 from darts_fast.nn.plan import has_hooks
-from darts_fast.selection.engine.cells import SearchCell, per_group, run_search_cell
+from darts_fast.selection.engine.cells import (
+    SearchCell,
+    find_operations,
+    per_group,
+    run_search_cell,
+)
 from darts_fast.selection.engine.states import State, Variants
 
 
@@ -26,6 +31,10 @@ class Walk:
         self.net = net
         self.stages: list[nn.Module] = list(net.cells)
         self.cell_types = [_cell_type(stage) for stage in self.stages]
+        self.operations = [
+            find_operations(stage) if isinstance(stage, (Cell, NAS201SearchCell)) else None
+            for stage in self.stages
+        ]
 
     def stem(self, images: Tensor) -> tuple[State, ...]:
         """The states before the first stage."""
@@ -39,7 +48,9 @@ class Walk:
         stage, cell_type = self.stages[index], self.cell_types[index]
         if cell_type is None:
             return (per_group(stage, states[0], variants.groups),)
-        output = run_search_cell(cast(SearchCell, stage), cell_type, states, variants)
+        output = run_search_cell(
+            cast(SearchCell, stage), self.operations[index], cell_type, states, variants
+        )
         return (*states[1:], output)
 
     def logits(self, states: Sequence[State], groups: int) -> list[Tensor]:
