@@ -24,9 +24,10 @@ from torch import Tensor, nn
 from darts_fast.backend import use_backend
 from darts_fast.nn import Network, Supernet
 from darts_fast.seeding import rng_state
-from darts_fast.selection import engine, score_tables
-from darts_fast.selection.engine import MaskedEvaluation, cells, split
+from darts_fast.selection import score_tables
+from darts_fast.selection.engine import MaskedEvaluation, cells, split, together
 from darts_fast.selection.engine.states import State, Variants
+from darts_fast.selection.engine.walk import Walk
 
 
 def evaluated(net: Supernet, batches: Batches, tables: Sequence[Table], **options: object) -> Sums:
@@ -57,7 +58,7 @@ def chunks_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes every chunk hold so many tables."""
 
     def set_size(size: int) -> None:
-        monkeypatch.setattr(engine, "groups_that_fit", lambda needs, budget: size)
+        monkeypatch.setattr(together, "groups_that_fit", lambda needs, budget: size)
 
     return set_size
 
@@ -206,20 +207,40 @@ def test_edges_from_shared_states_are_computed_once(terms: list[tuple[int, list[
 def test_cells_before_the_first_change_run_once(monkeypatch: pytest.MonkeyPatch) -> None:
     net, (images, labels) = small_net("s5", layers=6), small_batches((4,))[0]
     widths: list[int] = []
-    advance = engine.Walk.advance
+    advance = Walk.advance
 
     def recorded(
-        self: engine.Walk, index: int, states: tuple[State, ...], variants: Variants
+        self: Walk, index: int, states: tuple[State, ...], variants: Variants
     ) -> tuple[State, ...]:
         found = advance(self, index, states, variants)
         widths.append((index, len(found[-1].maps) // 4))  # type: ignore[arg-type]
         return found
 
-    monkeypatch.setattr(engine.Walk, "advance", recorded)
+    monkeypatch.setattr(Walk, "advance", recorded)
     tables = [without(net, ("reduce", edge, op)) for edge in (3, 8) for op in range(7)]
     MaskedEvaluation(net, tables)(images, labels)
     # Two cells once; two where each edge goes on its own; the others with all 14 tables.
     assert widths == [(0, 1), (1, 1), *2 * [(2, 7), (3, 7)], (4, 14), (5, 14)]
+
+
+@pytest.mark.parametrize("space", ["s3", "nasbench201"])
+def test_removing_none_changes_nothing(space: str, terms: list[tuple[int, list[int]]]) -> None:
+    net, (images, labels) = small_net(space, layers=3), small_batches((4,))[0]
+    cell_type = net.space.cell_types[-1]
+    tables = [{}, *(without(net, (cell_type, edge, 0)) for edge in range(4))]
+    assert len(set(MaskedEvaluation(net, tables)(images, labels).loss.tolist())) == 1
+    assert terms == []  # the network as it is, once
+    loss = naive(net, [(images, labels)], tables).loss
+    torch.testing.assert_close(loss, loss[:1].expand_as(loss), rtol=0, atol=0)
+
+
+def test_a_none_that_somebody_replaced_is_removed() -> None:
+    net, batches = small_net("s3", layers=3), small_batches((4,))
+    net.cells[0]._ops[1]._ops[0] = net.cells[0]._ops[1]._ops[2]
+    tables = [{}, *(without(net, ("normal", edge, 0)) for edge in range(3))]
+    found = evaluated(net, batches, tables)
+    assert_same_scores(found, naive(net, batches, tables), batches)
+    assert found.loss[2] != found.loss[0]
 
 
 def test_an_operation_of_weight_zero_carries_no_change() -> None:

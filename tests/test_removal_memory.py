@@ -10,8 +10,7 @@ from pathlib import Path
 import pytest
 from removal_cases import small_batches, small_net, without
 
-from darts_fast.selection import engine
-from darts_fast.selection.engine import MaskedEvaluation, memory
+from darts_fast.selection.engine import MaskedEvaluation, memory, together
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
@@ -38,9 +37,9 @@ def test_a_budget_decides_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     net, (images, labels) = small_net("s5", layers=3), small_batches((4,))[0]
     tables = [without(net, ("normal", 0, op)) for op in range(7)]
     sizes: list[int] = []
-    cut = engine.cut
+    cut = together.cut
     monkeypatch.setattr(
-        engine, "cut", lambda items, most: [sizes.append(len(p)) or p for p in cut(items, most)]
+        together, "cut", lambda items, most: [sizes.append(len(p)) or p for p in cut(items, most)]
     )
     with pytest.raises(ValueError, match="must hold one table, ") as error:
         MaskedEvaluation(net, tables, max_memory=1)(images, labels)

@@ -4,8 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,14 +13,10 @@ from torch.nn import functional
 from darts_fast.nn import Network, Supernet
 from darts_fast.nn.fused_cell import runs_native
 from darts_fast.nn.operations import Noise
-from darts_fast.selection.engine.changes import Changed, cut, first_stage, gather, runs
-from darts_fast.selection.engine.memory import (
-    groups_that_fit,
-    parse_memory,
-    stage_needs,
-)
+from darts_fast.selection.engine.changes import gather
+from darts_fast.selection.engine.memory import parse_memory
 from darts_fast.selection.engine.restore import keyed_draws, untouched
-from darts_fast.selection.engine.states import State, Variants
+from darts_fast.selection.engine.together import Together
 from darts_fast.selection.engine.walk import Walk, can_walk
 
 __all__ = ["BN_MODES", "BatchScores", "MaskedEvaluation"]
@@ -57,7 +52,10 @@ class MaskedEvaluation:
     are evaluated so. Any other `Supernet`, and bn="batch_updating", take one full forward per
     table.
 
-    The weights must not change between construction and calls.
+    The weights of the network must not change between construction and calls.
+
+    Attributes:
+        batches: number of the next batch, for the noise operations; calls count it up.
 
     Args:
         net: a supernet. Every call leaves its training flags, buffers and the global random states
@@ -108,7 +106,7 @@ class MaskedEvaluation:
     def __call__(
         self, images: Tensor, labels: Tensor, rows: Sequence[int] | None = None
     ) -> BatchScores:
-        """Scores of one batch; the k-th call draws the noise of batch k.
+        """Scores of one batch.
 
         Args:
             images: [N, 3, H, W], taken to the network's device and dtype.
@@ -172,96 +170,20 @@ class MaskedEvaluation:
     def _together(
         self, walk: Walk, images: Tensor, labels: Tensor, indices: Sequence[int]
     ) -> dict[int, Sums]:
-        """Tables by the first stage that they change, in chunks."""
-        tables = self._tables
+        """Stacked as groups, in chunks."""
         self.net.check_image_size(images.shape[2], images.shape[3])
-        stages = len(walk.stages)
-        needs = stage_needs(walk, images, self._buffers)
-        first = {index: first_stage(tables.changed[index], walk.cell_types) for index in indices}
-        most = {
-            stage: groups_that_fit(needs[min(stage, stages - 1) :], self._budget)
-            for stage in set(first.values())
-        }
-        order = sorted(indices, key=lambda index: (first[index], tables.changed[index], index))
+        together = Together(walk, self._tables, self._budget, self._buffers)
         sums: dict[int, Sums] = {}
-        kept: dict[Changed, dict[object, Any]] = {}
-        own = self._variants([])
         with keyed_draws(self.net, self.seed, self.batches):
-            states, reached = walk.stem(images), 0
-            for stage in sorted(most):
-                while reached < stage:
-                    states, reached = walk.advance(reached, states, own), reached + 1
-                for chunk in cut([index for index in order if first[index] == stage], most[stage]):
-                    for index, logits in self._chunk(walk, stage, states, chunk, kept):
-                        sums[index] = _score(logits, labels)
-                    self._evaluated(len(chunk))
+            for chunk in together.logits(images, indices):
+                sums.update((index, _score(logits, labels)) for index, logits in chunk)
+                self._evaluated(len(chunk))
         return sums
-
-    def _chunk(
-        self,
-        walk: Walk,
-        stage: int,
-        states: tuple[State, ...],
-        chunk: Sequence[int],
-        kept: dict[Changed, dict[object, Any]],
-    ) -> list[tuple[int, Tensor]]:
-        """The logits of tables whose first changed stage is `stage`, from the states before it.
-
-        Args: kept, what tables that change the same rows share, of the rows that came last.
-        """
-        # Tables that change the same rows go together until nothing is shared any more.
-        stacks: dict[int, list[tuple[Sequence[int], tuple[State, ...]]]] = {}
-        for run in runs(chunk, self._tables.changed):
-            rows = self._tables.changed[run[0]]
-            if rows not in kept:
-                kept.clear()
-            variants = replace(self._variants(run), kept=kept.setdefault(rows, {}))
-            now, at = states, stage
-            while at < len(walk.stages) and not all(state.grouped for state in now):
-                now, at = walk.advance(at, now, variants), at + 1
-            stacks.setdefault(at, []).append((run, now))
-        found: list[tuple[int, Tensor]] = []
-        for at, parts in stacks.items():
-            members = [index for run, _ in parts for index in run]
-            if at == len(walk.stages):
-                for run, now in parts:
-                    found += zip(run, walk.logits(now, len(run)), strict=True)
-                continue
-            now = tuple(
-                _concatenated(column) for column in zip(*(now for _, now in parts), strict=True)
-            )
-            parts.clear()
-            variants = self._variants(members)
-            for index in range(at, len(walk.stages)):
-                now = walk.advance(index, now, variants)
-            found += zip(members, walk.logits(now, len(members)), strict=True)
-        return found
-
-    def _variants(self, indices: Sequence[int]) -> Variants:
-        """Of tables that change the same rows, or of any where no state is shared; of none for
-        the network as it is."""
-        tables = self._tables
-        changed = tables.changed[indices[0]] if indices else ()
-        return Variants(
-            groups=len(indices),
-            weights={name: rows[list(indices)] for name, rows in tables.weights.items()},
-            reference=tables.reference,
-            changed={
-                name: frozenset(edge for cell_type, edge in changed if cell_type == name)
-                for name in tables.reference
-            },
-        )
 
     def _evaluated(self, count: int) -> None:
         for _ in range(count if self.between is not None else 0):
             assert self.between is not None
             self.between()
-
-
-def _concatenated(parts: Sequence[State]) -> State:
-    if len(parts) == 1:
-        return parts[0]
-    return replace(parts[0], maps=torch.cat([part.maps for part in parts]))
 
 
 def _score(logits: Tensor, labels: Tensor) -> Sums:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -12,6 +12,8 @@ from torch import Tensor
 from darts_fast.nn.mixed_op import check_weights
 
 Changed = tuple[tuple[str, int], ...]
+Place = tuple[str, int, int]
+"""Cell type, edge, operation."""
 
 
 @dataclass(frozen=True)
@@ -22,17 +24,27 @@ class Tables:
         reference: by cell type the network's own weights [edges, ops].
         weights: by cell type [T, edges, ops].
         position: of every table that was given, its place among the T.
-        changed: of each of the T the (cell type, edge) whose row is not the network's own.
     """
 
     reference: Mapping[str, Tensor]
     weights: Mapping[str, Tensor]
     position: tuple[int, ...]
-    changed: tuple[Changed, ...]
 
-    @property
-    def count(self) -> int:
-        return len(self.changed)
+    def changed(self, idle: Collection[Place]) -> list[Changed]:
+        """Of each of the T the (cell type, edge) whose row is not the network's own.
+
+        Args: idle, operations that add nothing whatever their weight.
+        """
+        count = next(iter(self.weights.values())).shape[0]
+        found: list[list[tuple[str, int]]] = [[] for _ in range(count)]
+        for name, own in self.reference.items():
+            differs = self.weights[name] != own
+            for cell_type, edge, op in idle:
+                if cell_type == name:
+                    differs[:, edge, op] = False
+            for table, edge in torch.nonzero(differs.any(dim=2)).tolist():
+                found[table].append((name, edge))
+        return [tuple(rows) for rows in found]
 
     def table(self, index: int) -> dict[str, Tensor]:
         """One of the T, by cell type [edges, ops]."""
@@ -61,16 +73,8 @@ def gather(reference: Mapping[str, Tensor], tables: Sequence[Mapping[str, Tensor
             first_of[key] = len(distinct)
             distinct.append(full)
         position.append(first_of[key])
-    changed = tuple(
-        tuple(
-            (name, edge)
-            for name, own in reference.items()
-            for edge in torch.nonzero((full[name] != own).any(dim=1)).flatten().tolist()
-        )
-        for full in distinct
-    )
     weights = {name: torch.stack([full[name] for full in distinct]) for name in reference}
-    return Tables(reference, weights, tuple(position), changed)
+    return Tables(reference, weights, tuple(position))
 
 
 def first_stage(changed: Changed, cell_types: Sequence[str | None]) -> int:

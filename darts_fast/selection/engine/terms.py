@@ -17,7 +17,7 @@ from darts_fast.reference import CELL_KINDS, NORM_BATCH, NORM_NONE, NORM_RUNNING
 
 # In place of an operation's index: the source as it is, with weight 1.
 COPY = -1
-_IDENTITY = CELL_KINDS.index("identity")
+_IDENTITY, _NONE = CELL_KINDS.index("identity"), CELL_KINDS.index("none")
 
 
 class Term(NamedTuple):
@@ -51,6 +51,14 @@ class Operations:
             self.convolutions[k].append(conv)
         for k, norm in zip(self.plan.norm_ops, self.plan.norms, strict=True):
             self.norms[k].append(norm)
+
+    def idle(self, width: int) -> set[tuple[int, int]]:
+        """(edge, operation) of those that add nothing; width, the operations of an edge."""
+        return {
+            divmod(k, width)
+            for k, kind in enumerate(self.plan.ops[2::5])
+            if kind == _NONE and k not in self.drawn
+        }
 
     def whole(self) -> list[Term]:
         """All operations where the cell has them."""

@@ -17,6 +17,7 @@ from darts_fast.selection.engine.cells import (
     per_group,
     run_search_cell,
 )
+from darts_fast.selection.engine.changes import Place
 from darts_fast.selection.engine.states import State, Variants
 
 
@@ -35,6 +36,17 @@ class Walk:
             find_operations(stage) if isinstance(stage, (Cell, NAS201SearchCell)) else None
             for stage in self.stages
         ]
+
+    def idle(self) -> set[Place]:
+        """Operations that add nothing in any cell, whatever their weight: `none`."""
+        found: dict[str, set[Place]] = {}
+        for cell_type, operations in zip(self.cell_types, self.operations, strict=True):
+            if cell_type is None:
+                continue
+            places = set() if operations is None else operations.idle(self.net.space.num_ops)
+            own = {(cell_type, *place) for place in places}
+            found[cell_type] = found.get(cell_type, own) & own
+        return set().union(*found.values())
 
     def stem(self, images: Tensor) -> tuple[State, ...]:
         """The states before the first stage."""
