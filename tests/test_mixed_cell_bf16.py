@@ -54,7 +54,7 @@ def test_the_error_is_the_stated_one(backend: str, cell: str) -> None:
         stated = GRADIENT if name.startswith("gradient") else OUTPUT
         assert single < 2e-6, f"{name} in float32: {single:.2e}"
         assert error <= stated, f"{name}: {error:.2e}"
-        if name not in ("mean", "var"):
+        if not name.startswith(("mean", "var")):
             assert error >= stated / 16, f"{name} is as in float32: {error:.2e}"
 
 

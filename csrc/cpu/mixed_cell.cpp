@@ -114,6 +114,20 @@ void run_forward(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& 
   run_phase(kernel.first, last, images, state_work(s) * 4);
 }
 
+// Without statistics of the batch there is nothing to wait for: an image goes through the cell.
+template <typename T, typename M>
+void run_running(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& p) {
+  const CellShape& s = p.plan.shape;
+  run_phase(kernel.running_norms, p, s.groups * s.ops, s.channels * 16);
+  run_phase(kernel.running_constants, p, s.groups * s.nodes, s.channels * s.ops);
+  run_phase(kernel.running_pack, p, s.groups * s.blocks, p.packed_stride);
+  run_phase(kernel.running, p, s.groups * s.images, state_work(s) * s.ops);
+}
+
+bool takes_batch_statistics(const MixedCellArguments& a) {
+  return std::find(a.norms.begin(), a.norms.end(), Norm::kBatch) != a.norms.end();
+}
+
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList convolutions,
@@ -137,13 +151,16 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
   }
   const auto options = a.states[0].options().memory_format(std::nullopt);
   const int64_t images = s.groups * s.images;
-  Tensor output = at::empty({images, s.multiplier * s.channels, s.node_height, s.node_width},
-                            options, kChannelsLast);
-  Tensor maps = arena_empty(buffer_elements(a.plan), options);
+  Tensor output =
+      arena_maps({images, s.multiplier * s.channels, s.node_height, s.node_width}, options);
+  const bool whole = !save && !takes_batch_statistics(a);
+  // Where no map is stored, none is rounded.
+  const Precision rounding = whole ? Precision::kFull : a.precision;
+  Tensor maps = arena_empty(whole ? 0 : buffer_elements(a.plan), options);
   Tensor mean = at::empty({groups, s.norms, s.channels}, options);
   Tensor var = at::empty({groups, s.norms, s.channels}, options);
-  dispatch_cell(a, [&]<typename scalar_t, typename map_t>() {
-    const MixedCellKernels<scalar_t, map_t>& kernel = cell_kernels<scalar_t, map_t>(a.precision);
+  dispatch_cell(a, rounding, [&]<typename scalar_t, typename map_t>() {
+    const MixedCellKernels<scalar_t, map_t>& kernel = cell_kernels<scalar_t, map_t>(rounding);
     const Pointers<scalar_t> pointers(a);
     const auto running_mean = read_pointers<scalar_t>(means);
     const auto running_var = read_pointers<scalar_t>(variances);
@@ -151,14 +168,16 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     set_arguments(p, a, pointers, write_pointer<scalar_t>(maps));
     const int64_t period = kernel.period(s.channels);
     p.packed_stride = kernel.packed_size(p.plan);
-    p.scratch_stride = kernel.forward_scratch(p.plan);
+    p.scratch_stride = whole ? kernel.running_scratch(p.plan) : kernel.forward_scratch(p.plan);
     Workspace work;
-    const int64_t packed = work.reserve<scalar_t>(s.blocks * p.packed_stride);
+    const int64_t packed =
+        work.reserve<scalar_t>((whole ? groups : 1) * s.blocks * p.packed_stride);
     const int64_t scratch = work.reserve<scalar_t>(at::get_num_threads() * p.scratch_stride);
-    const int64_t moments = (s.blocks + s.pools) * images * s.channels;
+    const int64_t moments = whole ? 0 : (s.blocks + s.pools) * images * s.channels;
     const int64_t partial = work.reserve<double>(2 * moments);
     const int64_t rows = groups * s.norms;
-    const int64_t patterns = work.reserve<scalar_t>((3 * rows + 1 + groups * s.ops) * period);
+    const int64_t patterns =
+        work.reserve<scalar_t>((3 * rows + 1 + groups * (s.ops + s.nodes)) * period);
     work.allocate();
     p.packed = work.get<scalar_t>(packed);
     p.scratch = work.get<scalar_t>(scratch);
@@ -168,6 +187,7 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     p.scale = p.center + (rows + 1) * period;
     p.shift = p.scale + rows * period;
     p.term_scale = p.shift + rows * period;
+    p.constants = p.term_scale + groups * s.ops * period;
     std::fill_n(p.center + rows * period, period, scalar_t(0));
     p.past_caches = most_maps(a.plan) * p.slot * static_cast<int64_t>(sizeof(scalar_t)) > kCached;
     p.mean = write_pointer<scalar_t>(mean);
@@ -175,7 +195,11 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     p.running_mean = running_mean.data();
     p.running_var = running_var.data();
     p.output = write_pointer<scalar_t>(output);
-    run_forward(kernel, p);
+    if (whole) {
+      run_running(kernel, p);
+    } else {
+      run_forward(kernel, p);
+    }
   });
   if (!save) maps = at::empty({0}, options);
   return {output, maps, mean, var};
@@ -247,7 +271,7 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
   };
   std::vector<Tensor> grad_states;
   for (const Tensor& state : a.states) {
-    grad_states.push_back(output_mask[next++] ? at::empty(state.sizes(), options, kChannelsLast)
+    grad_states.push_back(output_mask[next++] ? arena_maps(state.sizes(), options)
                                               : at::empty({0}, options));
   }
   Tensor grad_weights =
@@ -266,7 +290,7 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
   }
   // Without images the gradients are the zeros that they began as.
   if (images == 0) return {grad_states, grad_weights, grad_convolutions, grad_gammas, grad_betas};
-  dispatch_cell(a, [&]<typename scalar_t, typename map_t>() {
+  dispatch_cell(a, a.precision, [&]<typename scalar_t, typename map_t>() {
     const MixedCellKernels<scalar_t, map_t>& kernel = cell_kernels<scalar_t, map_t>(a.precision);
     const Pointers<scalar_t> pointers(a);
     CellBackward<scalar_t, map_t> p;

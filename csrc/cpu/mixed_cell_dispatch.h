@@ -31,10 +31,10 @@ inline const MixedCellKernels<float, BFloat16>& cell_kernels<float, BFloat16>(
 
 // body<T, M>() for the elements of states and of convolutions' maps.
 template <typename Body>
-void dispatch_cell(const MixedCellArguments& a, Body body) {
+void dispatch_cell(const MixedCellArguments& a, Precision precision, Body body) {
   if (a.states[0].scalar_type() == at::kDouble) {
     body.template operator()<double, double>();
-  } else if (a.precision == Precision::kFull) {
+  } else if (precision == Precision::kFull) {
     body.template operator()<float, float>();
   } else {
     body.template operator()<float, BFloat16>();

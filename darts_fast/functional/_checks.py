@@ -6,7 +6,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from darts_fast.backend import backend
+from darts_fast.backend import backend, bf16_maps
+from darts_fast.reference import PRECISION_FULL, PRECISION_MAPS
 
 
 def check_images(op: str, name: str, x: Tensor, stride: int, groups: int) -> None:
@@ -48,3 +49,9 @@ def kernel_dtype(value: Tensor) -> torch.dtype:
     ):
         return torch.float32
     return value.dtype
+
+
+def map_precision(state: Tensor) -> int:
+    """The precision of a cell's maps for its states: the switch of `use_bf16_maps`, in float32."""
+    half = bf16_maps() and kernel_dtype(state) == torch.float32
+    return PRECISION_MAPS if half else PRECISION_FULL

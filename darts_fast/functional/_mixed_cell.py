@@ -10,10 +10,9 @@ import torch
 from torch import Tensor
 
 from darts_fast import _ops, reference
-from darts_fast.backend import backend, bf16_maps
+from darts_fast.backend import backend
 from darts_fast.functional._candidates import Candidate, CellArguments
-from darts_fast.functional._checks import check_images, check_tensor, kernel_dtype
-from darts_fast.reference import PRECISION_FULL, PRECISION_MAPS
+from darts_fast.functional._checks import check_images, check_tensor, map_precision
 
 
 class MixedCell(NamedTuple):
@@ -153,7 +152,6 @@ def _run(
     gammas, betas = plan.listed(plan.gammas), plan.listed(plan.betas)
     differentiable = (*states, weights, *plan.convolutions, *gammas, *betas)
     save = torch.is_grad_enabled() and any(value.requires_grad for value in differentiable)
-    half = bf16_maps() and kernel_dtype(states[0]) == torch.float32
     function = _ops.mixed_cell if backend() == "fused" else reference.mixed_cell
     output, _, mean, var = function(
         list(states),
@@ -171,7 +169,7 @@ def _run(
         stride,
         groups,
         active,
-        PRECISION_MAPS if half else PRECISION_FULL,
+        map_precision(states[0]),
         save,
     )
     return MixedCell(output, mean, var)

@@ -13,18 +13,13 @@ import torch
 from torch import Tensor, nn
 
 from darts_fast import _ops
-from darts_fast.backend import backend, bf16_maps
+from darts_fast.backend import backend
 from darts_fast.functional import Norm, relu_conv_norm, update_running_statistics
+from darts_fast.functional._checks import map_precision
 from darts_fast.nn.blocks import moves, norm_kind
 from darts_fast.nn.node import runs_fused
 from darts_fast.nn.plan import CellPlan, current_plan, describe, has_hooks
-from darts_fast.reference import (
-    NORM_BATCH,
-    NORM_NONE,
-    NORM_RUNNING,
-    PRECISION_FULL,
-    PRECISION_MAPS,
-)
+from darts_fast.reference import NORM_BATCH, NORM_NONE, NORM_RUNNING
 
 _AUTOCAST_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -104,7 +99,7 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
         plan.stride,
         1,
         active,
-        PRECISION_MAPS if bf16_maps() and states[0].dtype != torch.float64 else PRECISION_FULL,
+        map_precision(states[0]),
         differentiable,
     )
     moving = [
