@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
+from typing import cast
 
 import pytest
 import torch
@@ -171,6 +172,21 @@ def test_what_autocast_leaves_alone(calls: Calls) -> None:
     with autocast(), use_backend("reference"):
         net(x, weights)
     assert len(calls) == 1
+
+
+def test_evaluation_that_saves_nothing_rounds_the_output_alone(bf16_backend: str) -> None:
+    net = darts_cell("s5", False).eval()
+    states = [images(2, 24, 16, 16), images(2, 32, 8, 8)]
+    weights = images(len(net.primitives), len(net.primitives[0])).softmax(-1)
+    edge = cast(MixedOp, net._ops[0])
+    x = images(2, 8, 8, 8)
+    with torch.no_grad():
+        expected, single = edge(x, weights[0]), net(*states, weights)
+        with autocast():
+            assert torch.equal(edge(x, weights[0]), expected.bfloat16())
+            low = net(*states, weights)
+    assert low.dtype == torch.bfloat16
+    assert ((low - single).norm() / single.norm()).item() < 1e-2
 
 
 def test_products_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:

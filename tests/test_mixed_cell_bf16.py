@@ -47,6 +47,9 @@ def test_the_error_is_the_stated_one(backend: str, cell: str) -> None:
     truth = by_role(case.to(torch.float64).results("fused"))
     half, full = results(case), results(case, enabled=False)
     for name, exact in truth.items():
+        if name.endswith("alone"):  # of a call that saves nothing
+            assert torch.equal(half[name], full[name]), name
+            continue
         error, single = (
             ((x[name].double() - exact).norm() / exact.norm()).item() for x in (half, full)
         )

@@ -21,7 +21,7 @@ from removal_cases import (
 )
 from torch import Tensor, nn
 
-from darts_fast.backend import use_backend
+from darts_fast.backend import use_backend, use_bf16_maps
 from darts_fast.nn import Network, Supernet
 from darts_fast.seeding import rng_state
 from darts_fast.selection import score_tables
@@ -71,6 +71,18 @@ def test_equals_the_loop_of_forwards(space: str, bn: str) -> None:
     found = evaluated(net, batches, tables, bn=bn)
     assert_same_scores(found, naive(net, batches, tables, bn=bn), batches)
     assert found.loss.std(dim=0).min() > 1e-2  # the tables differ
+
+
+def test_maps_in_bfloat16_and_autocast() -> None:
+    net, batches = small_net("s5"), small_batches()
+    tables = mixed_tables(net)[:6]
+    plain = evaluated(net, batches, tables)
+    with use_bf16_maps():  # of what is saved, and here nothing is
+        assert torch.equal(evaluated(net, batches, tables).loss, plain.loss)
+    with torch.autocast("cpu", torch.bfloat16):
+        found = evaluated(net, batches, tables)
+        assert torch.equal(found.loss, naive(net, batches, tables).loss)
+    assert not torch.equal(found.loss, plain.loss)
 
 
 @pytest.mark.parametrize("space", ["s3", "s5", "nasbench201"])

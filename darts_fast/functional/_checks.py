@@ -51,7 +51,7 @@ def kernel_dtype(value: Tensor) -> torch.dtype:
     return value.dtype
 
 
-def map_precision(state: Tensor) -> int:
-    """The precision of a cell's maps for its states: the switch of `use_bf16_maps`, in float32."""
-    half = bf16_maps() and kernel_dtype(state) == torch.float32
+def map_precision(state: Tensor, *, save: bool) -> int:
+    """The precision of a cell's maps for its states: what `use_bf16_maps` says of saved ones."""
+    half = save and bf16_maps() and kernel_dtype(state) == torch.float32
     return PRECISION_MAPS if half else PRECISION_FULL

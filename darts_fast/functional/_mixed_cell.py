@@ -169,7 +169,7 @@ def _run(
         stride,
         groups,
         active,
-        map_precision(states[0]),
+        map_precision(states[0], save=save),
         save,
     )
     return MixedCell(output, mean, var)

@@ -99,7 +99,7 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
         plan.stride,
         1,
         active,
-        map_precision(states[0]),
+        map_precision(states[0], save=differentiable),
         differentiable,
     )
     moving = [

@@ -11,10 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from darts_fast import _ops
-from darts_fast.functional._checks import map_precision
 from darts_fast.nn.operations import Noise
 from darts_fast.nn.plan import CellPlan
-from darts_fast.reference import CELL_KINDS, NORM_BATCH, NORM_NONE, NORM_RUNNING
+from darts_fast.reference import CELL_KINDS, NORM_BATCH, NORM_NONE, NORM_RUNNING, PRECISION_FULL
 
 # In place of an operation's index: the source as it is, with weight 1.
 COPY = -1
@@ -118,7 +117,7 @@ def run_terms(
         stride,
         groups,
         active,
-        map_precision(inputs[0]),
+        PRECISION_FULL,
         False,
     )
     return cast(Tensor, output)
