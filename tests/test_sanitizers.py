@@ -36,7 +36,10 @@ from conftest import CAPABILITIES
 import darts_fast
 
 ROOT = Path(__file__).resolve().parent.parent
-PATTERNS = ("conv_blocks", "node_sum", "mixed_cell", "mixed_cell_*", "relu_conv_norm*")
+PATTERNS = (
+    *("conv_blocks", "node_sum", "mixed_cell", "mixed_cell_*"),
+    *("relu_conv_norm*", "running_statistics"),
+)
 KERNEL_TESTS = sorted(
     str(path.relative_to(ROOT))
     for pattern in PATTERNS
@@ -47,11 +50,11 @@ KERNEL_TESTS = sorted(
 GUARDS = [
     (
         "cpu/arena.cpp",
-        "  if (elements == 0) return at::empty({0}, options);\n",
-        """  if (elements == 0) return at::empty({0}, options);
+        "  if (elements == 0) return at::empty_strided(sizes, strides, options);\n",
+        """  if (elements == 0) return at::empty_strided(sizes, strides, options);
   void* own = ::operator new(elements * options.dtype().itemsize(), kAlignment);
   return at::from_blob(
-      own, {elements}, [](void* data) { ::operator delete(data, kAlignment); }, options);
+      own, sizes, strides, [](void* data) { ::operator delete(data, kAlignment); }, options);
 """,
     ),
     (
@@ -64,8 +67,8 @@ GUARDS = [
     ),
     (
         "cpu/workspace.h",
-        "at::TensorOptions().dtype(at::kByte)); }\n",
-        """at::TensorOptions().dtype(at::kByte));
+        "arena_transient(bytes_); }\n",
+        """arena_transient(bytes_);
     for (const auto& [at, size] : zones_) __asan_poison_memory_region(get<char>(at), size);
   }
 """,
