@@ -211,10 +211,10 @@ def _remaining(
     ``[n]``.
     """
     test = BOUNDS[config.bound]
-    enough = test(ahead + margin, pool, levels, reach, counts)
-    np.fill_diagonal(enough, True)
     leader = int(ahead.sum(-1).sum(-1).argmax())
-    if enough[leader].all():
+    enough = test(ahead[leader] + margin, pool, levels[leader], reach, counts)
+    enough[leader] = True
+    if enough.all():
         return np.asarray([leader])
     beaten = test(ahead, pool, levels, reach, counts)
     np.fill_diagonal(beaten, False)

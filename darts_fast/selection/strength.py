@@ -31,8 +31,7 @@ from torch.nn import functional
 from darts_fast.nn import Supernet
 from darts_fast.selection._evaluation import keyed_draws, untouched
 from darts_fast.selection.config import VARIANTS
-from darts_fast.selection.scores import removal_scores
-from darts_fast.selection.tables import Batch
+from darts_fast.selection.tables import Batch, Table, score_tables
 
 __all__ = [
     "STATIONARY",
@@ -140,28 +139,23 @@ def strengths(
 ) -> Strengths:
     """The strength of every operation; see the module for the variants.
 
-    Args: as for `gate_gradients`; variant ``"exact"`` takes the network's own weights only and one
-    pass over the batches for every operation.
+    Args: as for `gate_gradients`; variant ``"exact"`` takes one pass over the batches for every
+    operation, and calls `between` after every forward.
 
     Raises:
-        ValueError: an unknown variant, no batches, or weights for variant ``"exact"``.
+        ValueError: an unknown variant, or no batches.
 
     Warns:
-        StationaryPointWarning: variant ``"signed"``, and in most edges ``dL/dw`` varies by less
-            than 5 percent between the operations.
+        StationaryPointWarning: variant ``"signed"``, and on most edges `stationarity` is below
+            5 percent.
     """
     if variant not in VARIANTS:
         raise ValueError(f"strength: variant must be one of {', '.join(VARIANTS)}, got {variant!r}")
-    if variant == "exact" and weights is not None:
-        raise ValueError("strength: variant exact takes the network's own weights, got others")
-    used = {name: w.detach().cpu() for name, w in (weights or net.edge_weights()).items()}
+    own = weights or net.edge_weights()
+    used = {name: own[name].detach() for name in net.space.cell_types}
     images = sum(len(labels) for _, labels in batches)
     if variant == "exact":
-        tables = {}
-        for name in net.space.cell_types:
-            scores = removal_scores(net, batches, cell_type=name, seed=seed, between=between)
-            tables[name] = scores.loss - scores.base.loss
-        return Strengths(variant, tables, used, images)
+        return Strengths(variant, _exact(net, batches, used, seed, between), used, images)
     gates = gate_gradients(net, batches, weights=weights, seed=seed, between=between)
     if variant == "signed":
         _warn_if_stationary(gates, used)
@@ -174,9 +168,29 @@ def strengths(
     return Strengths(variant, tables, used, images)
 
 
+def _exact(
+    net: Supernet,
+    batches: Sequence[Batch],
+    weights: Mapping[str, Tensor],
+    seed: int | None,
+    between: Callable[[], None] | None,
+) -> dict[str, Tensor]:
+    """The rise of the loss on the removal of every operation, one pass for each."""
+    tables: list[Table] = [weights]
+    for name, own in weights.items():
+        for place in range(own.numel()):
+            table = own.clone()
+            table.view(-1)[place] = 0
+            tables.append({**weights, name: table})
+    loss = score_tables(net, batches, tables, seed=seed, between=between).loss
+    rises = (loss[1:] - loss[0]).split([own.numel() for own in weights.values()])
+    pairs = zip(weights.items(), rises, strict=True)
+    return {name: rise.view(own.shape) for (name, own), rise in pairs}
+
+
 def stationarity(gates: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> Tensor:
-    """Per edge with a choice, over all cell types: how much the mean ``dL/dw`` varies between the
-    operations of positive weight, as standard deviation over mean magnitude.
+    """Per edge with a choice, over all cell types: ``sum w |g - sum w g| / sum w |g|``, with g the
+    mean ``dL/dw``. The numerator is the size of ``dL/dalpha``.
 
     0 means that signed strength is a multiple of the weights.
 
@@ -184,18 +198,17 @@ def stationarity(gates: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> 
         gates: ``w dL/dw`` by cell type, ``[batches, edges, ops]``.
         weights: ``[edges, ops]``.
     """
-    spreads = []
+    found = []
     for name, rows in gates.items():
-        for gate, w in zip(rows.mean(0), weights[name].double(), strict=True):
-            gradient = (gate / w)[w > 0]
-            if len(gradient) > 1:
-                spreads.append(gradient.std(correction=0) / gradient.abs().mean())
-    return torch.stack(spreads) if spreads else torch.zeros(0, dtype=torch.float64)
+        for gate, w in zip(rows.mean(0), weights[name].double().cpu(), strict=True):
+            if (w > 0).sum() > 1:
+                found.append((gate - w * gate.sum()).abs().sum() / gate.abs().sum())
+    return torch.stack(found).nan_to_num(0.0) if found else torch.zeros(0, dtype=torch.float64)
 
 
 def _warn_if_stationary(gates: Mapping[str, Tensor], weights: Mapping[str, Tensor]) -> None:
-    spreads = stationarity(gates, weights)
-    if len(spreads) and float(spreads.nan_to_num(0).median()) < STATIONARY:
+    found = stationarity(gates, weights)
+    if len(found) and float(found.median()) < STATIONARY:
         warnings.warn(
             "strength: the architecture weights are near a stationary point, where dL/dw is the "
             "same for all operations of an edge, so variant signed ranks them as their weights do; "
