@@ -93,6 +93,9 @@ class Pipeline:
         def checkpoint(state: dict[str, Any]) -> None:
             run.save_checkpoint({"search": state, "derived": self.rows, **reporter.spent()})
 
+        if not resume:  # of an earlier run in an overwritten directory
+            for stale in run.path.glob(SUPERNET.format(epoch=0).replace("000", "*")):
+                stale.unlink()
         self.search.reporter = reporter
         self.search.checkpoint = checkpoint
         self.search.snapshot = lambda epoch: self._snapshot(epoch, run)
