@@ -345,7 +345,7 @@ def test_every_selection_runs_from_the_command_line(darts_fast: Run, flags: tupl
     [
         (("--select", "strength", "--race"), "--race: needs --select perturbation or one_shot"),
         (("--select_mode", "compat", "--race"), "a race needs mode paired, got 'compat'"),
-        (("--race", "--race_max_batches", "3"), "max_batches must be at least min_batches = 8"),
+        (("--race", "--race_max_batches", "3"), "max_batches must be at least min_batches = 4"),
         (("--race", "--proj_crit", "loss", "--race_bound", "bernstein"), "needs proj_crit acc"),
         (
             (

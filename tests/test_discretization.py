@@ -197,6 +197,26 @@ def test_tuning_takes_perturbed_architecture_weights(digits: Dataset, amount: fl
     assert same == (amount == 0.0)
 
 
+@pytest.mark.parametrize("valid_freq", [0, 1])
+def test_compat_evaluates_after_every_tuning_epoch(digits: Dataset, valid_freq: int) -> None:
+    """As the published code does; it changes nothing."""
+
+    def result(freq: int) -> tuple[list[str], dict[str, Tensor]]:
+        net, lines = net_of(), []
+        config = PerturbationConfig(mode="compat", proj_intv=1)
+        search = Search(net, digits, epochs=1, batch_size=12, valid_freq=freq, selection=config)
+        search.reporter.log = lines.append  # type: ignore[method-assign]
+        search.run()
+        return lines, net.state_dict()
+
+    lines, state = result(valid_freq)
+    tuned = lines[lines.index("project op") :]
+    found = [line for line in tuned if line.startswith("valid_acc ") and line[10] != " "]
+    assert len(found) == 6 * valid_freq
+    _, other = result(0)
+    assert all(torch.equal(state[name], other[name]) for name in state)
+
+
 def test_discretization_arguments_are_checked() -> None:
     net, batches = planted()
     with pytest.raises(ValueError, match="needs converge to train copies, got None"):

@@ -141,7 +141,7 @@ def test_the_rate_of_wrong_decisions_stays_below_the_stated_one(gap: float, marg
 
 def test_a_bad_bound_exceeds_the_rate(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(bounds.BOUNDS, "mixture", naive)
-    assert wrong_rate(RaceConfig(error=ERROR, min_batches=4), 0.001, 0.0) > 1.5 * ERROR
+    assert wrong_rate(RaceConfig(error=ERROR), 0.001, 0.0) > 1.5 * ERROR
 
 
 def test_any_division_of_the_error_rate_keeps_it() -> None:
@@ -183,7 +183,7 @@ def test_equal_candidates_go_through_the_pool_unless_there_is_a_margin() -> None
     assert (exact.winner, exact.outcome, exact.share) == (0, "exhausted", 1.0)
     assert run(scores[:2], RaceConfig(), last=True).winner == 1
     loose = run(scores[:2], RaceConfig(), margin=0.01)
-    assert (loose.outcome, loose.batches) == ("decided", [8, 8])
+    assert (loose.outcome, loose.batches) == ("decided", [4, 4])
 
 
 def test_a_pool_that_is_used_up_gives_the_full_pass() -> None:
@@ -258,7 +258,10 @@ def test_bernstein_decides_counts_and_is_exact_about_its_rate() -> None:
         ({"margin": -1.0}, "margin must be finite and >= 0, got -1.0"),
         ({"bound": "x"}, "bound must be one of mixture, bernstein, got 'x'"),
         ({"min_batches": 1}, "min_batches must be 2 or more, got 1"),
-        ({"max_batches": 3}, "max_batches must be at least min_batches = 8, got 3"),
+        (
+            {"min_batches": 5, "max_batches": 3},
+            "max_batches must be at least min_batches = 5, got 3",
+        ),
     ],
 )
 def test_race_settings_are_checked(settings: dict[str, Any], message: str) -> None:

@@ -48,7 +48,7 @@ race_options: tuple[Decorator, ...] = (
         help="Indifference, nats or percentage points.  [default: 0.01 nats or 0.5 points]",
     ),
     click.option("--race_bound", type=click.Choice(list(BOUNDS)), default="mixture"),
-    click.option("--race_min_batches", type=click.IntRange(min=2), default=8),
+    click.option("--race_min_batches", type=click.IntRange(min=2), default=4),
     click.option(
         "--race_max_batches", type=click.IntRange(min=2), help="[default: all of --proj_images]"
     ),

@@ -215,6 +215,10 @@ class Search:
             pool = pool.take(proj_images)
         kind = SELECTIONS[self._select]
         if kind is None:
+            if config is not None:
+                raise ValueError(
+                    f"Search: magnitude takes no selection, got {type(config).__name__}"
+                )
             return None
         config = config or kind(seed=self.config.seed)
         source: Any

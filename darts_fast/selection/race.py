@@ -58,7 +58,7 @@ class RaceConfig:
     error: float = 0.05
     margin: float | None = None
     bound: str = "mixture"
-    min_batches: int = 8
+    min_batches: int = 4
     max_batches: int | None = None
     ordered: bool = False
 
