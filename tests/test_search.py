@@ -402,11 +402,14 @@ class StopAfter(Reporter):
             "select": "strength",
             "selection": StrengthConfig(schedule="progressive", proj_intv=4, seed=3),
         },
-        {
-            "select": "discretization",
-            "selection": DiscretizationConfig(proj_intv=1, seed=3),
-            "batch_size": 16,
-        },
+        pytest.param(
+            {
+                "select": "discretization",
+                "selection": DiscretizationConfig(proj_intv=1, seed=3),
+                "batch_size": 16,
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
     ids=["paired", "epoch sampling", "compat", "race", "strength", "discretization"],
 )
