@@ -334,6 +334,7 @@ def test_every_selection_runs_from_the_command_line(darts_fast: Run, flags: tupl
     raced = "--race" in flags
     for decision in results["decisions"]:
         if raced:
+            assert "6 races: " in out
             assert decision["outcomes"][0] in ("decided", "exhausted")
             assert len(decision["images_used"][0]) == 5
         elif decision["outcomes"]:

@@ -15,7 +15,10 @@ from planted import EDGES, planted
 from scipy import integrate
 from scripted import ScriptedNet, scripted_batches
 
+from darts_fast.data import fixed_batches, load_data
 from darts_fast.nn import build_supernet
+from darts_fast.search import Search
+from darts_fast.seeding import seed_everything
 from darts_fast.selection import (
     PerturbationConfig,
     PerturbationSelection,
@@ -23,6 +26,8 @@ from darts_fast.selection import (
     RaceResult,
     bounds,
     race,
+    race_summary,
+    removal_scores,
     select,
 )
 from darts_fast.selection.bounds import log_mixture
@@ -305,6 +310,18 @@ def test_a_raced_selection_finds_the_planted_architecture(method: str, criterion
     assert used < 0.5 * 3 * EDGES * 4000
 
 
+def test_races_are_summed_up() -> None:
+    net, batches = planted(images=4000)
+    decisions = select(net, batches, method="perturbation", race=RaceConfig()).decisions
+    used = sum(sum(decision.images_used[0]) for decision in decisions)
+    assert race_summary(decisions, 4000) == (
+        f"{EDGES} races: {EDGES} decided, 0 saw all images, 0 undecided; "
+        f"{100 * used / (EDGES * 3 * 4000):.1f} % of the images of full passes"
+    )
+    net, batches = planted()
+    assert race_summary(select(net, batches, method="perturbation").decisions, 1000) is None
+
+
 def small_selection(race: RaceConfig | None, criterion: str = "loss") -> PerturbationSelection:
     torch.manual_seed(0)
     net = build_supernet("nasbench201", channels=4, num_classes=3, layers=1)
@@ -384,6 +401,31 @@ def test_a_raced_selection_goes_on_to_the_same_result() -> None:
     second.load_state_dict(first.state_dict())
     second.run()
     assert second.decisions == whole.decisions
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("criterion", "most"), [("loss", 0.6), ("acc", 0.9)])
+def test_races_on_a_trained_supernet_agree_with_the_full_pass(criterion: str, most: float) -> None:
+    data = load_data("digits")
+    seed_everything(0)
+    net = build_supernet("nasbench201", channels=4, num_classes=10, layers=1)
+    search = Search(net, data, epochs=4, learning_rate=0.1, batch_size=32, select="magnitude")
+    search.run()
+    batches = fixed_batches(search.trainer.valid, data.plain, 32)
+    scores = removal_scores(net, batches, cell_type="cell")
+    sizes = [len(labels) for _, labels in batches]
+    config = RaceConfig()
+    margin, wrong, shares = config.margin_of(criterion), 0, []
+    for edge in range(6):
+        table = scores.batch_loss[edge] if criterion == "loss" else -scores.batch_correct[edge]
+        means = (table.sum(1) / scores.images).tolist()
+        for seed in range(20):
+            counts = criterion == "acc"
+            result = run(table.numpy(), config, seed, sizes=sizes, margin=margin, counts=counts)
+            wrong += max(means) - means[result.winner] > margin + 1e-12
+            shares.append(result.share)
+    assert wrong / len(shares) <= config.error
+    assert np.mean(shares) < most
 
 
 def test_races_say_how_they_went_in_the_log() -> None:

@@ -31,6 +31,7 @@ from darts_fast.runs import (
 )
 from darts_fast.search import Interrupted, Search, SearchConfig, SearchResult, genotype_text
 from darts_fast.seeding import generator, seed_everything
+from darts_fast.selection import race_summary
 from darts_fast.spaces import Genotype, get_space, random_genotype
 
 __all__ = ["SUPERNET", "Pipeline"]
@@ -110,6 +111,9 @@ class Pipeline:
                 checkpoint(self.search.state_dict())
             result = self.search.run()
             checkpoint(self.search.state_dict())
+            races = race_summary(result.decisions, self.search.pool_images)
+            if races is not None:
+                reporter.log(races)
             text = genotype_text(result.genotype)
             reporter.log(f"genotype = {text}")
             reporter.say(f"genotype = {text}")

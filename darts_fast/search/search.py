@@ -77,6 +77,9 @@ class Search:
             stop.
         snapshot: called with the number of the epoch after every epoch of the search.
 
+    Attributes:
+        pool_images: images that the selection scores on.
+
     Raises:
         ValueError: settings out of range, images of a size that the network cannot take.
     """
@@ -112,6 +115,7 @@ class Search:
         self.snapshot = snapshot
         self._done = 0  # forwards and steps of the selection phase
         self._fresh: Batches | None = None
+        self.pool_images = 0
         self._selection = self._build_selection(selection, proj_images)
 
     def run(self) -> SearchResult:
@@ -205,6 +209,13 @@ class Search:
     def _build_selection(
         self, config: SelectionConfig | None, proj_images: int | None
     ) -> ProgressiveSelection | None:
+        kind = SELECTIONS[self._select]
+        if kind is None:
+            if config is not None:
+                raise ValueError(
+                    f"Search: magnitude takes no selection, got {type(config).__name__}"
+                )
+            return None
         pool, size = self.trainer.valid, self.config.batch_size
         if proj_images is not None:
             if not 1 <= proj_images <= len(pool):
@@ -213,13 +224,6 @@ class Search:
                     f"got {proj_images}"
                 )
             pool = pool.take(proj_images)
-        kind = SELECTIONS[self._select]
-        if kind is None:
-            if config is not None:
-                raise ValueError(
-                    f"Search: magnitude takes no selection, got {type(config).__name__}"
-                )
-            return None
         config = config or kind(seed=self.config.seed)
         source: Any
         if isinstance(config, PerturbationConfig) and config.mode == "compat":
@@ -228,6 +232,7 @@ class Search:
             source = self._fresh_pass
         else:
             source = fixed_batches(pool, self.data.plain, size)
+        self.pool_images = len(pool)
         self._pool_batches = -(-len(pool) // size)
         self._converge_epochs = getattr(config, "proj_intv", 0)
         return build_selection(

@@ -18,6 +18,7 @@ from darts_fast.selection.config import (
     DiscretizationConfig,
     PerturbationConfig,
     StrengthConfig,
+    race_summary,
 )
 from darts_fast.selection.discretization import (
     Converge,
@@ -72,6 +73,7 @@ __all__ = [
     "magnitude_weights",
     "projection_schedule",
     "race",
+    "race_summary",
     "removal_scores",
     "score_tables",
     "select",

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from darts_fast.selection.race import RaceConfig
@@ -18,6 +19,7 @@ __all__ = [
     "DiscretizationConfig",
     "PerturbationConfig",
     "StrengthConfig",
+    "race_summary",
 ]
 
 MODES = ("paired", "compat")
@@ -184,3 +186,27 @@ class Decision:
     images_used: list[list[int]] = field(default_factory=list)
     outcomes: list[str] = field(default_factory=list)
     strengths: list[list[float]] = field(default_factory=list)
+
+
+def race_summary(decisions: Sequence[Decision], pool_images: int) -> str | None:
+    """One line on the races among the rounds of scores of a selection; None without any.
+
+    Args:
+        decisions: of the selection.
+        pool_images: what a full pass sees.
+    """
+    rounds = [
+        (outcome, images)
+        for decision in decisions
+        for outcome, images in zip(decision.outcomes, decision.images_used, strict=True)
+        if outcome != "full"
+    ]
+    if not rounds:
+        return None
+    count = Counter(outcome for outcome, _ in rounds)
+    used = sum(sum(images) for _, images in rounds)
+    share = used / sum(len(images) * pool_images for _, images in rounds)
+    return (
+        f"{len(rounds)} races: {count['decided']} decided, {count['exhausted']} saw all images, "
+        f"{count['undecided']} undecided; {100 * share:.1f} % of the images of full passes"
+    )
