@@ -49,6 +49,9 @@ TORCH_LIBRARY(darts_fast, m) {
       "Tensor var, Tensor[] weights, Tensor? gamma, Tensor? beta, int norm, float eps, int stride, "
       "int groups, bool[] output_mask) "
       "-> (Tensor grad_input, Tensor[] grad_weights, Tensor grad_gamma, Tensor grad_beta)");
+  m.def(
+      "move_running_statistics(Tensor(a!)[] running_means, Tensor(b!)[] running_vars, "
+      "Tensor(c!)[] tracked, Tensor mean, Tensor var, float[] momenta, int count) -> ()");
 }
 
 PYBIND11_MODULE(_C, m) {

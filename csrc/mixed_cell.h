@@ -97,7 +97,7 @@ struct CellArguments {
   const uint8_t* active;   // [G, K]
   T* maps;                 // slots
   int64_t slot;            // elements of a slot
-  T* packed;               // scratch: one row of packed weights per block
+  T* packed;               // scratch: one row of packed weights per block, or group and block
   int64_t packed_stride;
   T* scratch;  // scratch: one row per thread
   int64_t scratch_stride;
@@ -117,6 +117,7 @@ struct CellForward : CellArguments<T> {
   T* scale;                // [G, B, period]
   T* shift;                // [G, B, period]
   T* term_scale;           // [G, K, period]: w * scale of the op's last norm
+  T* constants;            // [G, nodes, period] what a node's sum starts from, without maps
   T* output;               // [G * N, H', W', multiplier * C]
 };
 

@@ -133,9 +133,15 @@ class Case:
         )
 
     def results(self, backend: str) -> dict[str, Tensor]:
-        """Every output, and the gradient of every leaf for a random gradient of the output."""
+        """Every output, and the gradient of every leaf for a random gradient of the output.
+
+        "alone" are those of a call that keeps nothing for a backward, which goes another way.
+        """
         with use_backend(backend):
-            out = self.run()
+            out = alone = self.run()
+            if backend == "fused":
+                with torch.no_grad():
+                    alone = self.run()
             generator = torch.Generator().manual_seed(99)
             grad = torch.randn(out.output.shape, dtype=torch.float64, generator=generator)
             named = self.named_leaves
@@ -145,7 +151,12 @@ class Case:
                 materialize_grads=True,
             )
         gradients = {f"gradient of {n}": g for n, g in zip(named, grads, strict=True)}
-        return {"output": out.output, "mean": out.mean, "var": out.var, **gradients}
+        outputs = {
+            f"{name}{how}": value
+            for how, call in (("", out), (" alone", alone))
+            for name, value in zip(call._fields, call, strict=True)
+        }
+        return {**outputs, **gradients}
 
 
 def make_case(

@@ -145,6 +145,29 @@ def test_same_bits_at_any_number_of_threads(backend):
                 assert torch.equal(value, other[name]), name
 
 
+@pytest.mark.parametrize(("channels", "dtype"), [(32, torch.float32), (16, torch.float64)])
+def test_maps_that_leave_the_caches(backend, channels, dtype):
+    # The maps of the last node are more than 12 MiB and are written past the caches.
+    case = make_case(
+        *(("sep_3", "sep_5", "dil_3"),),
+        inputs=1,
+        nodes=2,
+        multiplier=2,
+        batch=16,
+        size=(33, 32),
+        channels=channels,
+    ).to(dtype)
+    results = []
+    for threads in (1, 3):
+        torch.set_num_threads(threads)
+        results.append(case.results("fused"))
+    for name, value in results[0].items():
+        assert torch.equal(value, results[1][name]), name
+    expected = case.results("reference")
+    for name in ("output", "output alone", "mean", "var"):
+        torch.testing.assert_close(results[0][name], expected[name], rtol=1e-3, atol=1e-3)
+
+
 def test_ties_of_a_max_pool_go_to_the_first_in_scan_order(backend):
     # Constant images: all cells of a window tie. Torch names the first in scan order.
     for stride in (1, 2):

@@ -487,22 +487,6 @@ def test_the_op_checks_too():
         )
 
 
-@pytest.mark.parametrize("momentum", [0.1, None])
-def test_running_statistics_move_as_in_torch(momentum):
-    norms = [torch.nn.BatchNorm2d(16, affine=False, momentum=momentum) for _ in range(4)]
-    twins = [torch.nn.BatchNorm2d(16, affine=False, momentum=momentum) for _ in range(4)]
-    untracked = torch.nn.BatchNorm2d(16, affine=False, track_running_stats=False)
-    for seed in range(3):
-        case = make_case(seed=seed, affine=False).to(torch.float32)
-        out = case.run()
-        count = case.maps[0].numel() // 16
-        functional.update_running_statistics([*norms, untracked], out.mean[0], out.var[0], count)
-        for twin, y in zip(twins, case.maps, strict=False):
-            twin(y)
-    for norm, twin in zip(norms, twins, strict=True):
-        torch.testing.assert_close(norm.state_dict(), twin.state_dict())
-
-
 def test_reference_backend_is_the_reference():
     case = make_case()
     with use_backend("reference"):

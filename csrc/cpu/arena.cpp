@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "cpu/arena.h"
 
-#include <ATen/ops/empty.h>
+#include <ATen/ops/empty_strided.h>
 #include <ATen/ops/from_blob.h>
+#include <c10/core/MemoryFormat.h>
 #include <c10/util/Exception.h>
+#include <c10/util/accumulate.h>
 
 #include <algorithm>
 #include <iterator>
@@ -25,6 +27,10 @@ namespace {
 constexpr int64_t kHugePage = int64_t(2) << 20;
 constexpr int64_t kSmallUnit = int64_t(64) << 10;
 constexpr std::align_val_t kAlignment{64};
+
+// Live and cached blocks together may exceed the most that was ever live at once by a part in
+// kSlack, so that one block more than ever before does not drive out another in every step.
+constexpr int64_t kSlack = 8;
 
 int64_t block_bytes(int64_t bytes) {
   const int64_t unit = bytes >= kHugePage ? kHugePage : kSmallUnit;
@@ -74,11 +80,12 @@ class Arena {
     return arena;
   }
 
-  Block take(int64_t bytes) {
+  // The smallest cached block that fits, if not more than a quarter of it would lie idle. What the
+  // call that asks for it gives back itself may take any: while it runs nobody else wants them.
+  Block take(int64_t bytes, bool transient) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto fit = cached_.lower_bound(bytes);
-    // The smallest block that fits, if not more than a quarter of it would lie idle.
-    const bool reuse = fit != cached_.end() && fit->first - bytes <= fit->first / 4;
+    const bool reuse = fit != cached_.end() && (transient || fit->first - bytes <= fit->first / 4);
     const Block block = reuse ? uncache(fit) : allocate(bytes);
     live_ += block.bytes;
     peak_ = std::max(peak_, live_);
@@ -118,16 +125,18 @@ class Arena {
     return block;
   }
 
-  // Frees cached blocks, the largest first, until at most `bytes` are cached.
+  // Frees cached blocks until at most `bytes` are cached: the smallest one that is enough, or the
+  // largest of those that are not.
   void release_down_to(int64_t bytes) {
     while (!cached_.empty() && cached_bytes_ > bytes) {
-      const Block block = uncache(std::prev(cached_.end()));
+      const auto enough = cached_.lower_bound(cached_bytes_ - bytes);
+      const Block block = uncache(enough != cached_.end() ? enough : std::prev(cached_.end()));
       system_free(block.data, block.bytes);
     }
   }
 
   Block allocate(int64_t bytes) {
-    release_down_to(std::max<int64_t>(peak_ - live_ - bytes, 0));
+    release_down_to(std::max<int64_t>(peak_ + peak_ / kSlack - live_ - bytes, 0));
     void* data = system_allocate(bytes);
     if (data == nullptr) {
       release_down_to(0);
@@ -145,16 +154,34 @@ class Arena {
 
 }  // namespace
 
-at::Tensor arena_empty(int64_t elements, const at::TensorOptions& options) {
+namespace {
+
+at::Tensor arena_strided(at::IntArrayRef sizes, at::IntArrayRef strides,
+                         const at::TensorOptions& options, bool transient) {
+  const int64_t elements = c10::multiply_integers(sizes);
   TORCH_INTERNAL_ASSERT(elements >= 0 && options.device().is_cpu());
-  if (elements == 0) return at::empty({0}, options);
+  if (elements == 0) return at::empty_strided(sizes, strides, options);
   const int64_t itemsize = static_cast<int64_t>(options.dtype().itemsize());
   // Half of the range leaves room for rounding up and for adding up.
   TORCH_CHECK_WITH(OutOfMemoryError, elements <= std::numeric_limits<int64_t>::max() / 2 / itemsize,
                    "darts_fast: cannot allocate ", elements, " elements of ", itemsize, " bytes");
-  const Block block = Arena::instance().take(block_bytes(elements * itemsize));
+  const Block block = Arena::instance().take(block_bytes(elements * itemsize), transient);
   return at::from_blob(
-      block.data, {elements}, [block](void*) { Arena::instance().give_back(block); }, options);
+      block.data, sizes, strides, [block](void*) { Arena::instance().give_back(block); }, options);
+}
+
+}  // namespace
+
+at::Tensor arena_empty(int64_t elements, const at::TensorOptions& options) {
+  return arena_strided({elements}, {1}, options, false);
+}
+
+at::Tensor arena_transient(int64_t bytes) {
+  return arena_strided({bytes}, {1}, at::TensorOptions().dtype(at::kByte), true);
+}
+
+at::Tensor arena_maps(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  return arena_strided(sizes, c10::get_channels_last_strides_2d(sizes), options, false);
 }
 
 void arena_release() { Arena::instance().release(); }

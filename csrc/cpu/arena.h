@@ -4,8 +4,8 @@
 // Fresh memory costs a page fault for every 4 KiB, several microseconds each (a quarter of a
 // training step where this was measured), and malloc gives large blocks back to the system at every
 // free, so the next step pays again. Here a freed block goes to a cache, large blocks are aligned
-// for huge pages, and the cache is bounded: live and cached blocks together never exceed the most
-// that was ever live at once, as if no block had been kept.
+// for huge pages, and the cache is bounded: live and cached blocks together exceed the most that
+// was ever live at once by an eighth at most.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -19,6 +19,12 @@ namespace darts_fast::cpu {
 // more. Its memory goes back to the cache with its storage, on whichever thread that is. Throws
 // OutOfMemoryError where the system has no more.
 at::Tensor arena_empty(int64_t elements, const at::TensorOptions& options);
+
+// The same as maps [N, C, H, W] in channels_last.
+at::Tensor arena_maps(at::IntArrayRef sizes, const at::TensorOptions& options);
+
+// Bytes that the caller gives back before anybody else asks for memory: of whatever block fits.
+at::Tensor arena_transient(int64_t bytes);
 
 // Gives all cached blocks back to the system; tensors are not touched.
 void arena_release();

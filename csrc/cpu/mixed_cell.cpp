@@ -109,6 +109,20 @@ void run_forward(const MixedCellKernels<T>& kernel, const CellForward<T>& p) {
   run_phase(kernel.first, last, images, state_work(s) * 4);
 }
 
+// Without statistics of the batch there is nothing to wait for: an image goes through the cell.
+template <typename T>
+void run_running(const MixedCellKernels<T>& kernel, const CellForward<T>& p) {
+  const CellShape& s = p.plan.shape;
+  run_phase(kernel.running_norms, p, s.groups * s.ops, s.channels * 16);
+  run_phase(kernel.running_constants, p, s.groups * s.nodes, s.channels * s.ops);
+  run_phase(kernel.running_pack, p, s.groups * s.blocks, p.packed_stride);
+  run_phase(kernel.running, p, s.groups * s.images, state_work(s) * s.ops);
+}
+
+bool takes_batch_statistics(const MixedCellArguments& a) {
+  return std::find(a.norms.begin(), a.norms.end(), Norm::kBatch) != a.norms.end();
+}
+
 using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor>;
 
 Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList convolutions,
@@ -132,9 +146,10 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
   }
   const auto options = a.states[0].options().memory_format(std::nullopt);
   const int64_t images = s.groups * s.images;
-  Tensor output = at::empty({images, s.multiplier * s.channels, s.node_height, s.node_width},
-                            options, kChannelsLast);
-  Tensor maps = arena_empty(a.plan.slots * slot_elements(s), options);
+  Tensor output =
+      arena_maps({images, s.multiplier * s.channels, s.node_height, s.node_width}, options);
+  const bool whole = !save && !takes_batch_statistics(a);
+  Tensor maps = arena_empty(whole ? 0 : a.plan.slots * slot_elements(s), options);
   Tensor mean = at::empty({groups, s.norms, s.channels}, options);
   Tensor var = at::empty({groups, s.norms, s.channels}, options);
   AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), op, [&] {
@@ -146,14 +161,16 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     set_arguments(p, a, pointers);
     const int64_t period = kernel.period(s.channels);
     p.packed_stride = kernel.packed_size(p.plan);
-    p.scratch_stride = kernel.forward_scratch(p.plan);
+    p.scratch_stride = whole ? kernel.running_scratch(p.plan) : kernel.forward_scratch(p.plan);
     Workspace work;
-    const int64_t packed = work.reserve<scalar_t>(s.blocks * p.packed_stride);
+    const int64_t packed =
+        work.reserve<scalar_t>((whole ? groups : 1) * s.blocks * p.packed_stride);
     const int64_t scratch = work.reserve<scalar_t>(at::get_num_threads() * p.scratch_stride);
-    const int64_t moments = (s.blocks + s.pools) * images * s.channels;
+    const int64_t moments = whole ? 0 : (s.blocks + s.pools) * images * s.channels;
     const int64_t partial = work.reserve<double>(2 * moments);
     const int64_t rows = groups * s.norms;
-    const int64_t patterns = work.reserve<scalar_t>((3 * rows + 1 + groups * s.ops) * period);
+    const int64_t patterns =
+        work.reserve<scalar_t>((3 * rows + 1 + groups * (s.ops + s.nodes)) * period);
     work.allocate();
     p.packed = work.get<scalar_t>(packed);
     p.scratch = work.get<scalar_t>(scratch);
@@ -163,6 +180,7 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     p.scale = p.center + (rows + 1) * period;
     p.shift = p.scale + rows * period;
     p.term_scale = p.shift + rows * period;
+    p.constants = p.term_scale + groups * s.ops * period;
     std::fill_n(p.center + rows * period, period, scalar_t(0));
     p.past_caches = most_maps(a.plan) * p.slot * static_cast<int64_t>(sizeof(scalar_t)) > kCached;
     p.maps = write_pointer<scalar_t>(maps);
@@ -171,7 +189,11 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     p.running_mean = running_mean.data();
     p.running_var = running_var.data();
     p.output = write_pointer<scalar_t>(output);
-    run_forward(kernel, p);
+    if (whole) {
+      run_running(kernel, p);
+    } else {
+      run_forward(kernel, p);
+    }
   });
   if (!save) maps = at::empty({0}, options);
   return {output, maps, mean, var};
@@ -243,7 +265,7 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
   };
   std::vector<Tensor> grad_states;
   for (const Tensor& state : a.states) {
-    grad_states.push_back(output_mask[next++] ? at::empty(state.sizes(), options, kChannelsLast)
+    grad_states.push_back(output_mask[next++] ? arena_maps(state.sizes(), options)
                                               : at::empty({0}, options));
   }
   Tensor grad_weights =

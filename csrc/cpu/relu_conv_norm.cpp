@@ -137,8 +137,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
   const auto given_var = check_optional(op, "running_var", running_var, {s.out_channels}, input);
   TORCH_CHECK_VALUE(a.norm != Norm::kRunning || (given_mean.has_value() && given_var.has_value()),
                     op, ": a running norm needs running_mean and running_var, got none");
-  Tensor output = at::empty(a.output_sizes(), options, kChannelsLast);
-  Tensor raw = at::empty(a.output_sizes(), options, kChannelsLast);
+  Tensor output = arena_maps(a.output_sizes(), options);
+  Tensor raw = arena_maps(a.output_sizes(), options);
   Tensor mean = at::empty({groups, s.out_channels}, options);
   Tensor var = at::empty({groups, s.out_channels}, options);
   if (a.norm == Norm::kRunning) {
@@ -204,8 +204,7 @@ Backward relu_conv_norm_backward(const Tensor& grad_output, const Tensor& input,
     Tensor grad = at::empty(output_mask[index] ? sizes : at::IntArrayRef{0}, options);
     return grad.zero_();
   };
-  Tensor grad_input =
-      output_mask[0] ? at::empty(input.sizes(), options, kChannelsLast) : at::empty({0}, options);
+  Tensor grad_input = output_mask[0] ? arena_maps(input.sizes(), options) : at::empty({0}, options);
   std::vector<Tensor> grad_weights;
   bool want_weights = false;
   for (size_t i = 0; i < weights.size(); ++i) {

@@ -3,11 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import math
+from collections.abc import Iterable, Sequence
 from typing import cast
 
 import torch
 from torch import Tensor, nn
+
+from darts_fast import _ops
 
 
 @torch.no_grad()
@@ -25,29 +28,60 @@ def update_running_statistics(
     `momentum=None` gives the cumulative average, as in `torch.nn.BatchNorm2d`.
     """
     # Not by attribute: Module.__getattr__ is slow, and a cell has more than a hundred norms.
-    kept: list[tuple[int, nn.BatchNorm2d]] = []
-    tracked = []
-    for k, norm in enumerate(norms):
-        buffers = norm._buffers
-        if buffers["running_mean"] is None or buffers["running_var"] is None:
-            continue
-        kept.append((k, norm))
-        if buffers["num_batches_tracked"] is not None:
-            tracked.append(buffers["num_batches_tracked"])
+    kept = [
+        (k, norm)
+        for k, norm in enumerate(norms)
+        if norm._buffers["running_mean"] is not None and norm._buffers["running_var"] is not None
+    ]
+    if not kept:
+        return
+    if len(kept) < len(mean):
+        rows = [k for k, _ in kept]
+        mean, var = mean[rows], var[rows]
+    tracking = [norm for _, norm in kept]
+    move = _move_native if _is_native(tracking, mean) else _move
+    move(tracking, mean, var, count)
+
+
+def _is_native(norms: Sequence[nn.BatchNorm2d], mean: Tensor) -> bool:
+    return (
+        mean.is_cpu
+        and mean.dtype in (torch.float32, torch.float64)
+        and not torch.compiler.is_compiling()
+        and all(cast(Tensor, norm._buffers["running_mean"]).dtype == mean.dtype for norm in norms)
+    )
+
+
+def _move_native(norms: Sequence[nn.BatchNorm2d], mean: Tensor, var: Tensor, count: int) -> None:
+    none = torch.empty(0)
+    tracked = [norm._buffers["num_batches_tracked"] for norm in norms]
+    _ops.move_running_statistics(
+        [norm._buffers["running_mean"] for norm in norms],
+        [norm._buffers["running_var"] for norm in norms],
+        [none if counter is None else counter for counter in tracked],
+        mean,
+        var,
+        [math.nan if norm.momentum is None else norm.momentum for norm in norms],
+        count,
+    )
+
+
+def _move(norms: Sequence[nn.BatchNorm2d], mean: Tensor, var: Tensor, count: int) -> None:
+    counters = [norm._buffers["num_batches_tracked"] for norm in norms]
+    tracked = [counter for counter in counters if counter is not None]
     if tracked:
         torch._foreach_add_(tracked, 1)
     if count == 0:
         return
-    moved: dict[float, list[tuple[int, nn.BatchNorm2d]]] = {}
-    for k, norm in kept:
+    moved: dict[float, list[int]] = {}
+    for k, norm in enumerate(norms):
         momentum = norm.momentum
         if momentum is None:
             momentum = 1.0 / float(cast(Tensor, norm._buffers["num_batches_tracked"]))
-        moved.setdefault(momentum, []).append((k, norm))
+        moved.setdefault(momentum, []).append(k)
     unbiased = var * (count / (count - 1) if count > 1 else 1.0)
-    for momentum, members in moved.items():
-        rows = [k for k, _ in members]
+    for momentum, rows in moved.items():
         for name, batch in (("running_mean", mean), ("running_var", unbiased)):
-            running = [cast(Tensor, norm._buffers[name]) for _, norm in members]
+            running = [cast(Tensor, norms[k]._buffers[name]) for k in rows]
             values = batch if len(rows) == len(batch) else batch[rows]
             torch._foreach_lerp_(running, list(values.to(running[0].dtype).unbind()), momentum)

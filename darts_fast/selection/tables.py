@@ -9,24 +9,19 @@ random state are put back.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
 from darts_fast.nn import Supernet
-from darts_fast.nn.operations import Noise
-from darts_fast.seeding import rng_state, set_rng_state
+from darts_fast.selection.engine import BN_MODES, MaskedEvaluation
 
-__all__ = ["Batch", "Score", "Table", "TableScores", "score_tables"]
+__all__ = ["Batch", "Difference", "Score", "Table", "TableScores", "score_tables"]
 
 Batch = tuple[Tensor, Tensor]
 Table = Mapping[str, Tensor]
-BN_MODES = ("batch", "batch_updating", "running")
 
 
 @dataclass(frozen=True)
@@ -37,6 +32,15 @@ class Score:
     accuracy: float
     loss_stderr: float
     accuracy_stderr: float
+
+
+@dataclass(frozen=True)
+class Difference(Score):
+    """Scores of one table less those of another on the same batches, and their standard errors.
+
+    The errors are those of the paired differences, with the batch as the unit: what both tables
+    find hard in a batch does not enter them.
+    """
 
 
 @dataclass(frozen=True)
@@ -87,6 +91,15 @@ class TableScores:
         columns = (self.loss, self.accuracy, self.loss_stderr, self.accuracy_stderr)
         return Score(*(float(column[table]) for column in columns))
 
+    def difference(self, one: int, other: int) -> Difference:
+        """Scores of table ``one`` less those of table ``other``."""
+        loss, correct = (
+            (sums[one] - sums[other]).unsqueeze(0) for sums in (self.batch_loss, self.batch_correct)
+        )
+        pair = TableScores(loss, correct, self.batch_images)
+        score = pair.score(0)
+        return Difference(score.loss, score.accuracy, score.loss_stderr, score.accuracy_stderr)
+
     def _stderr(self, sums: Tensor) -> Tensor:
         batches = self.batch_images.numel()
         if batches < 2:
@@ -104,9 +117,9 @@ def score_tables(
     bn: str = "batch",
     seed: int | None = 0,
     between: Callable[[], None] | None = None,
+    max_memory: int | str | None = None,
 ) -> TableScores:
-    """Evaluate the network under every table on the same batches, one full forward per table and
-    batch.
+    """Evaluate the network under every table on the same batches (`MaskedEvaluation`).
 
     Tables that are equal are evaluated once.
 
@@ -120,101 +133,32 @@ def score_tables(
         seed: noise operations draw from a generator keyed by (seed, batch, operation), the same for
             every table, and the global random state is put back; None lets all draws come from the
             global state as they fall.
-        between: called after every forward; what it raises ends the scoring, and the network is
-            still put back.
+        between: called once for every table and batch that was evaluated; what it raises ends the
+            scoring, and the network is still put back.
+        max_memory: bytes, or a text like ``"2GiB"``, that scoring may need beyond the network and
+            the batches; default a quarter of what is available, at most 1 GiB.
 
     Raises:
-        ValueError: no batches, no tables, or an unknown ``bn``.
+        ValueError: no batches, no tables, an unknown ``bn``, or a ``max_memory`` that does not hold
+            one table.
     """
     if bn not in BN_MODES:
         raise ValueError(f"score_tables: bn must be one of {', '.join(BN_MODES)}, got {bn!r}")
     if not tables:
         raise ValueError("score_tables: tables must not be empty, got 0 tables")
-    first_of: dict[tuple[tuple[str, bytes], ...], int] = {}
-    position = [first_of.setdefault(_key(net, table), len(first_of)) for table in tables]
-    distinct = [tables[position.index(index)] for index in range(len(first_of))]
-    losses: list[list[float]] = []
-    correct: list[list[float]] = []
-    sizes: list[float] = []
-    parameter = next(net.parameters())
-    with _untouched(net, bn, keep_rng=seed is not None), torch.no_grad():
-        for number, (images, labels) in enumerate(batches):
-            images = images.to(parameter.device, parameter.dtype)
-            labels = labels.to(parameter.device)
-            losses.append([])
-            correct.append([])
-            sizes.append(float(len(labels)))
-            for table in distinct:
-                with _keyed_draws(net, seed, number):
-                    logits = net(images, weights=table)
-                loss = functional.cross_entropy(logits.double(), labels, reduction="sum")
-                losses[-1].append(float(loss))
-                correct[-1].append(float((logits.argmax(1) == labels).sum()))
-                if between is not None:
-                    between()
+    evaluate = MaskedEvaluation(
+        net, tables, bn=bn, max_memory=max_memory, seed=seed, between=between
+    )
+    losses, correct, sizes = [], [], []
+    for images, labels in batches:
+        scores = evaluate(images, labels)
+        losses.append(scores.loss)
+        correct.append(scores.correct.double())
+        sizes.append(float(len(labels)))
     if not sizes:
         raise ValueError("score_tables: batches must not be empty, got 0 batches")
     return TableScores(
-        batch_loss=torch.tensor(losses, dtype=torch.float64).T[position],
-        batch_correct=torch.tensor(correct, dtype=torch.float64).T[position],
+        batch_loss=torch.stack(losses, dim=1),
+        batch_correct=torch.stack(correct, dim=1),
         batch_images=torch.tensor(sizes, dtype=torch.float64),
     )
-
-
-def _key(net: Supernet, table: Table) -> tuple[tuple[str, bytes], ...]:
-    """Equal for tables that make the network compute the same thing."""
-    own = net.edge_weights()
-    rows = [(name, table.get(name, own[name]).detach()) for name in net.space.cell_types]
-    return tuple((name, row.double().cpu().numpy().tobytes()) for name, row in rows)
-
-
-@contextmanager
-def _untouched(net: nn.Module, bn: str, *, keep_rng: bool) -> Iterator[None]:
-    """Put the network in the mode for scoring; afterwards flags, buffers and the random state are
-    as before.
-    """
-    flags = [(module, module.training) for module in net.modules()]
-    buffers = [] if bn == "batch_updating" else [(b, b.clone()) for b in net.buffers()]
-    random = rng_state() if keep_rng else None
-    try:
-        net.train(bn != "running")
-        yield
-    finally:
-        for module, training in flags:
-            module.training = training
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
-        if random is not None:
-            set_rng_state(random)
-
-
-@contextmanager
-def _keyed_draws(net: nn.Module, seed: int | None, batch: int) -> Iterator[None]:
-    """One forward whose random draws are the same under every table.
-
-    Each noise operation is seeded on its own: a removed one is skipped, and must not shift the
-    draws of the others.
-    """
-    if seed is None:
-        yield
-        return
-
-    def reseed(operation: int) -> None:
-        key = np.random.SeedSequence([seed, batch, operation]).generate_state(2, np.uint32)
-        number = (int(key[0]) << 31) ^ int(key[1])
-        torch.default_generator.manual_seed(number)
-        if torch.cuda.is_initialized():
-            torch.cuda.manual_seed_all(number)
-
-    def seeded(operation: int) -> Callable[[nn.Module, object], None]:
-        return lambda module, arguments: reseed(operation)
-
-    noises = [module for module in net.modules() if isinstance(module, Noise)]
-    hooks = [module.register_forward_pre_hook(seeded(i)) for i, module in enumerate(noises, 1)]
-    reseed(0)
-    try:
-        yield
-    finally:
-        for hook in hooks:
-            hook.remove()

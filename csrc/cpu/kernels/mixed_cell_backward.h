@@ -130,11 +130,14 @@ static inline GradNorm<T> grad_norm(const CellBackward<T>& p, int64_t group, int
   return {p.grad_scale + at, p.grad_mean + at, p.grad_slope + at, p.center + at};
 }
 
-// Rows of an image's dL/dy.
+// Rows of an image's dL/dy. While the convolution works on them the rows that follow come from
+// memory; behind the last image nothing is read.
 template <typename T>
 static inline void norm_gradient_rows(const GradNorm<T>& n, const T* g, const T* y, int64_t h,
                                       int64_t rows, int64_t row, int64_t period, T* out) {
   norm_gradient<T, false>(n, g + h * row, y + h * row, rows * row, period, out);
+  prefetch(g + (h + rows) * row, rows * row);
+  prefetch(y + (h + rows) * row, rows * row);
 }
 
 template <typename T>

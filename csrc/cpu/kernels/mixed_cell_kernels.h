@@ -31,6 +31,7 @@ struct MixedCellKernels {
   int64_t (*period)(int64_t channels);
   int64_t (*packed_size)(const CellPlan& plan);
   int64_t (*forward_scratch)(const CellPlan& plan);
+  int64_t (*running_scratch)(const CellPlan& plan);
   int64_t (*backward_scratch)(const CellPlan& plan);
   int64_t (*partial_size)(const CellPlan& plan);
   // Forward: pack; then for every step first, norms, second, norms of the chains.      item
@@ -38,6 +39,11 @@ struct MixedCellKernels {
   void (*first)(const ForwardStep& s, int64_t begin, int64_t end, int64_t thread);   // image
   void (*norms)(const ForwardStep& s, int64_t begin, int64_t end);                   // group, op
   void (*second)(const ForwardStep& s, int64_t begin, int64_t end, int64_t thread);  // image, chain
+  // Forward without statistics of the batch and without maps: these in order.
+  void (*running_norms)(const Forward& p, int64_t begin, int64_t end);            // group, op
+  void (*running_constants)(const Forward& p, int64_t begin, int64_t end);        // group, node
+  void (*running_pack)(const Forward& p, int64_t begin, int64_t end);             // group, block
+  void (*running)(const Forward& p, int64_t begin, int64_t end, int64_t thread);  // image
   // Backward: pack, prepare; then for every step, last node first, grad_first, node_norms,
   // grad_second, inner_norms, of which the last three are about the node before that of grad_first;
   // then weights and parameters.

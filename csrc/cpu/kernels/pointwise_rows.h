@@ -55,15 +55,8 @@ struct PointwiseRows {
 template <typename T, int kPixels, int kVectors, bool kAccumulate, bool kMoments, bool kStream>
 static inline void pointwise_block(const PointwiseRows<T>& r, int64_t pixel, int64_t lane,
                                    const RowMoments<T>& moments) {
-  Vec<T> sum[kPixels][kVectors];
+  Vec<T> sum[kPixels][kVectors] = {};
   T* out = r.out + pixel * r.out_stride + lane;
-#pragma GCC unroll 16
-  for (int p = 0; p < kPixels; ++p) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      sum[p][v] = kAccumulate ? load(out + p * r.out_stride + v * kLanes<T>) : Vec<T>{};
-    }
-  }
   for (int64_t t = 0; t < r.count_taps; ++t) {
     Stepped<T, kPixels> in(r.in + pixel * r.in_stride + r.taps[t].input, r.in_stride);
     const T* packed = r.packed + r.taps[t].weight + lane;
@@ -82,6 +75,14 @@ static inline void pointwise_block(const PointwiseRows<T>& r, int64_t pixel, int
       add(0, packed);
       packed += r.row;
       in.advance(1);
+    }
+  }
+  // What is there comes last: added to a large sum one by one, products would lose their digits.
+  if constexpr (kAccumulate) {
+#pragma GCC unroll 16
+    for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 2
+      for (int v = 0; v < kVectors; ++v) sum[p][v] += load(out + p * r.out_stride + v * kLanes<T>);
     }
   }
   const int64_t valid = r.out_channels - lane;

@@ -43,6 +43,13 @@ static inline void store(T* to, Vec<T> value) {
   std::memcpy(to, &value, sizeof(value));
 }
 
+// Asks for lines that will be read soon, from memory into the second-level cache.
+template <typename T>
+static inline void prefetch(const T* from, int64_t count) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < count; i += kLine) __builtin_prefetch(from + i, 0, 2);
+}
+
 static inline bool is_aligned(const void* at) {
   return reinterpret_cast<uintptr_t>(at) % DARTS_VECTOR_BYTES == 0;
 }

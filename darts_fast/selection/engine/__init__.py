@@ -1,0 +1,191 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Batched masked evaluation: one batch of images under many tables of edge weights (design 5)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from darts_fast.nn import Network, Supernet
+from darts_fast.nn.fused_cell import runs_native
+from darts_fast.nn.operations import Noise
+from darts_fast.selection.engine.changes import gather
+from darts_fast.selection.engine.memory import parse_memory
+from darts_fast.selection.engine.restore import keyed_draws, untouched
+from darts_fast.selection.engine.together import Together
+from darts_fast.selection.engine.walk import Walk, can_walk
+
+__all__ = ["BN_MODES", "BatchScores", "MaskedEvaluation"]
+
+BN_MODES = ("batch", "batch_updating", "running")
+
+Sums = tuple[float, int]
+
+
+@dataclass(frozen=True)
+class BatchScores:
+    """What R tables did on one batch.
+
+    Attributes:
+        loss: [R] float64, summed over the images.
+        correct: [R] int64, images classified right.
+    """
+
+    loss: Tensor
+    correct: Tensor
+
+
+class MaskedEvaluation:
+    """Evaluates a supernet under many tables of edge weights, a batch of images at a time.
+
+    What no table changes is computed once for all of them: the network up to the first cell whose
+    weights change, and behind it every edge that still reads such states (design 5). The rest runs
+    stacked, as groups of the native ops, in chunks that fit into a budget of memory. The scores of
+    a table depend on the network, the batch and the table alone: not on the chunks, nor on the
+    other tables.
+
+    Networks of `darts_fast.nn` on the CPU, without hooks and drop-path and with the fused backend,
+    are evaluated so. Any other `Supernet`, and bn="batch_updating", take one full forward per
+    table.
+
+    The weights of the network must not change between construction and calls.
+
+    Attributes:
+        batches: number of the next batch, for the noise operations; calls count it up.
+
+    Args:
+        net: a supernet. Every call leaves its training flags, buffers and the global random states
+            as they were, also when it ends with an exception.
+        tables: cell type -> edge weights [edges, ops]; cell types that are left out keep the
+            network's own. Equal tables are evaluated once.
+        bn: "batch" normalises with the statistics of the batch and leaves the running ones alone;
+            "batch_updating" lets the running ones move, as full forwards in the order of the tables
+            would (the code of DARTS-PT); "running" normalises with the running ones.
+        max_memory: bytes, or a text like "2GiB", that a call may need beyond the network and its
+            images; default a quarter of what is available, at most 1 GiB, or what one table needs.
+        seed: noise operations draw from a generator keyed by (seed, batch, operation), the same for
+            every table; None lets all draws come from the global states as they fall.
+        between: called once for every table and batch that was evaluated; it may raise.
+
+    Raises:
+        ValueError: no tables, an unknown `bn`, a `max_memory` that is none.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        tables: Sequence[Mapping[str, Tensor]],
+        *,
+        bn: str = "batch",
+        max_memory: int | str | None = None,
+        seed: int | None = 0,
+        between: Callable[[], None] | None = None,
+    ) -> None:
+        if bn not in BN_MODES:
+            raise ValueError(
+                f"MaskedEvaluation: bn must be one of {', '.join(BN_MODES)}, got {bn!r}"
+            )
+        if not tables:
+            raise ValueError("MaskedEvaluation: tables must not be empty, got 0 tables")
+        self.net = net
+        self.bn = bn
+        self.seed = seed
+        self.between = between
+        self.batches = 0
+        own = {name: weights.detach() for name, weights in net.edge_weights().items()}
+        self._tables = gather(own, tables)
+        self._buffers = sum(buffer.nbytes for buffer in net.buffers())
+        self._budget = None
+        if max_memory is not None:
+            self._budget = parse_memory("MaskedEvaluation", max_memory)
+
+    def __call__(
+        self, images: Tensor, labels: Tensor, rows: Sequence[int] | None = None
+    ) -> BatchScores:
+        """Scores of one batch.
+
+        Args:
+            images: [N, 3, H, W], taken to the network's device and dtype.
+            labels: [N] class indices.
+            rows: which tables are wanted, in this order; default all.
+
+        Raises:
+            ValueError: a row that is no table; a budget that does not hold one table.
+        """
+        position = self._tables.position
+        wanted = list(range(len(position))) if rows is None else list(rows)
+        if any(not 0 <= row < len(position) for row in wanted):
+            raise ValueError(
+                f"MaskedEvaluation: rows must be in 0..{len(position) - 1}, got {wanted}"
+            )
+        parameter = next(self.net.parameters())
+        images = images.to(parameter.device, parameter.dtype)
+        labels = labels.to(parameter.device)
+        distinct = list(dict.fromkeys(position[row] for row in wanted))
+        walk = self._walk(images)
+        with untouched(self.net, self.bn, keep_rng=self.seed is not None), torch.no_grad():
+            if walk is None:
+                sums = self._one_by_one(images, labels, distinct)
+            else:
+                sums = self._together(walk, images, labels, distinct)
+        self.batches += 1
+        found = [sums[position[row]] for row in wanted]
+        return BatchScores(
+            torch.tensor([loss for loss, _ in found], dtype=torch.float64),
+            torch.tensor([correct for _, correct in found], dtype=torch.int64),
+        )
+
+    def _walk(self, images: Tensor) -> Walk | None:
+        """The network's stages, or None where only its own forward says what it computes."""
+        net = self.net
+        if (
+            self.bn == "batch_updating"
+            or not can_walk(net)
+            or not runs_native(images, next(iter(self._tables.reference.values())))
+            or (isinstance(net, Network) and net.drop_path_prob > 0 and self.bn != "running")
+            or (self.seed is None and any(isinstance(op, Noise) for op in net.modules()))
+            or images.ndim != 4
+            or images.shape[1] != 3
+            or len(images) == 0
+        ):
+            return None
+        return Walk(net)
+
+    def _one_by_one(
+        self, images: Tensor, labels: Tensor, indices: Sequence[int]
+    ) -> dict[int, Sums]:
+        """One full forward per table."""
+        sums = {}
+        for index in indices:
+            with keyed_draws(self.net, self.seed, self.batches):
+                logits = self.net(images, weights=self._tables.table(index))
+            sums[index] = _score(logits, labels)
+            self._evaluated(1)
+        return sums
+
+    def _together(
+        self, walk: Walk, images: Tensor, labels: Tensor, indices: Sequence[int]
+    ) -> dict[int, Sums]:
+        """Stacked as groups, in chunks."""
+        self.net.check_image_size(images.shape[2], images.shape[3])
+        together = Together(walk, self._tables, self._budget, self._buffers)
+        sums: dict[int, Sums] = {}
+        with keyed_draws(self.net, self.seed, self.batches):
+            for chunk in together.logits(images, indices):
+                sums.update((index, _score(logits, labels)) for index, logits in chunk)
+                self._evaluated(len(chunk))
+        return sums
+
+    def _evaluated(self, count: int) -> None:
+        for _ in range(count if self.between is not None else 0):
+            assert self.between is not None
+            self.between()
+
+
+def _score(logits: Tensor, labels: Tensor) -> Sums:
+    loss = functional.cross_entropy(logits.double(), labels, reduction="sum")
+    return float(loss), int((logits.argmax(1) == labels).sum())

@@ -1,0 +1,144 @@
+# SPDX-License-Identifier: Apache-2.0
+"""One cell under many tables: what no table changes is computed once (design 5).
+
+A state is shared (N images, equal under all tables) or grouped (G * N images, stacked); how much of
+a cell is computed once is decided in `split`.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Sequence
+from typing import cast
+
+import torch
+from torch import Tensor, nn
+
+from darts_fast.functional import Norm, relu_conv_norm
+from darts_fast.nn.blocks import norm_kind
+from darts_fast.nn.cell import Cell
+from darts_fast.nn.fused_cell import run_preprocess, runs_native
+from darts_fast.nn.mixed_op import MixedOp
+from darts_fast.nn.nasbench201 import NAS201SearchCell
+from darts_fast.nn.operations import Noise, Zero
+from darts_fast.nn.plan import describe, has_hooks, plan_cell
+from darts_fast.selection.engine.split import SplitCell
+from darts_fast.selection.engine.states import State, Variants
+from darts_fast.selection.engine.terms import Operations, run_terms
+
+SearchCell = Cell | NAS201SearchCell
+
+
+def run_search_cell(
+    cell: SearchCell,
+    operations: Operations | None,
+    cell_type: str,
+    states: Sequence[State],
+    variants: Variants,
+) -> State:
+    """The output of a search cell for its inputs (two of a `Cell`, one of NAS-Bench-201).
+
+    Args: operations, what `find_operations` says of the cell.
+    """
+    groups = variants.groups
+    changed = variants.changed[cell_type]
+    if not changed and not any(state.grouped for state in states):
+        maps = [state.maps for state in states]
+        return State(cast(Tensor, cell(*maps, variants.reference[cell_type])), False)
+    table = variants.weights[cell_type]
+    # The last input has the size of the cell's states.
+    x = states[-1].maps
+    if operations is None or not runs_native(x, table) or not operations.plan.takes(x):
+        outputs = [
+            cast(Tensor, cell(*(state.of(g, groups) for state in states), table[g]))
+            for g in range(groups)
+        ]
+        return State(torch.cat(outputs), True)
+    if isinstance(cell, Cell):
+        modules = (cell.preprocess0, cell.preprocess1)
+        states = [
+            preprocess(module, state, groups)
+            if state.grouped
+            else variants.once(module, functools.partial(preprocess, module, state, 1))
+            for module, state in zip(modules, states, strict=True)
+        ]
+    skip = cell.zero == "skip"
+    if operations.drawn or not all(state.grouped for state in states):
+        split = SplitCell(operations, skip, states, table, variants.reference[cell_type], changed)
+        return split.run(variants.once(cell, split.shared_nodes))
+    output = run_terms(
+        operations,
+        operations.whole(),
+        [state.maps for state in states],
+        table.flatten(1),
+        skip=skip,
+        nodes=operations.plan.nodes,
+        multiplier=operations.plan.multiplier,
+        stride=operations.plan.stride,
+    )
+    return State(output, True)
+
+
+def find_operations(cell: SearchCell) -> Operations | None:
+    """The operations of a cell, or None if some of them have no native form and draw no noise.
+
+    The caller makes sure that no module has hooks.
+    """
+    if isinstance(cell, NAS201SearchCell):
+        plan = cell._plan()
+        return None if plan is None else Operations(plan)
+    edges = [cast(MixedOp, edge) for edge in cell._ops]
+    if not all(type(edge).forward is MixedOp.forward for edge in edges):
+        return None
+    nodes = range(2, cell._steps + 2)
+    ends = [(state, node) for node in nodes for state in range(node)]
+    ops = [list(edge._ops) for edge in edges]
+    drawn = {k: op for k, op in enumerate(op for row in ops for op in row) if type(op) is Noise}
+    plan = plan_cell(
+        [
+            (*end, [Zero(op.stride) if type(op) is Noise else op for op in row])
+            for end, row in zip(ends, ops, strict=True)
+        ],
+        inputs=2,
+        nodes=cell._steps,
+        multiplier=cell._multiplier,
+    )
+    return None if plan is None else Operations(plan, drawn)
+
+
+def preprocess(module: nn.Module, state: State, groups: int) -> State:
+    """`run_preprocess` per group."""
+    if not state.grouped:
+        return State(run_preprocess(module, state.maps), False)
+    parts = describe(module)
+    if (
+        parts is None
+        or parts.kind not in ("dense", "factorized_reduce")
+        or any(has_hooks(part) for part in module.modules())
+    ):
+        return per_group(module, state, groups)
+    norm = cast(nn.BatchNorm2d, parts.norms[0])
+    kind = norm_kind(norm)
+    running = kind == "running"
+    out = relu_conv_norm(
+        state.maps,
+        [conv.weight for conv in parts.convolutions],
+        Norm(
+            kind,
+            norm.eps,
+            norm.weight if norm.affine else None,
+            norm.bias if norm.affine else None,
+            norm.running_mean if running else None,
+            norm.running_var if running else None,
+        ),
+        stride=parts.stride,
+        groups=groups,
+    )
+    return State(out.output, True)
+
+
+def per_group(module: nn.Module, state: State, groups: int) -> State:
+    """A module that sees the images of one group at a time."""
+    if not state.grouped:
+        return State(module(state.maps), False)
+    return State(torch.cat([module(state.of(g, groups)) for g in range(groups)]), True)

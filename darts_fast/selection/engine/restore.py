@@ -1,0 +1,77 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Scoring reads a network: training flags, buffers and random states are as before afterwards."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from darts_fast.nn.operations import Noise
+from darts_fast.seeding import rng_state, set_rng_state
+
+
+@contextmanager
+def untouched(net: nn.Module, bn: str, *, keep_rng: bool) -> Iterator[None]:
+    """Put the network in the mode for scoring, and back at the end, however that comes.
+
+    Args: bn, see `MaskedEvaluation`: "batch_updating" leaves the buffers as they have become;
+    keep_rng, whether the global random states are put back.
+    """
+    training = bn != "running"
+    # A network has thousands of modules: they are listed once, and set only where that is needed.
+    flags = [(module, module.training) for module in net.modules()]
+    buffers: list[Tensor] = []
+    if bn != "batch_updating":
+        kept = (buffer for module, _ in flags for buffer in module._buffers.values())
+        buffers = [buffer for buffer in kept if buffer is not None]
+    values = [buffer.clone() for buffer in buffers]
+    random = rng_state() if keep_rng else None
+    try:
+        if not all(flag == training for _, flag in flags):
+            net.train(training)
+        yield
+    finally:
+        for module, flag in flags:
+            if module.training != flag:
+                module.training = flag
+        if buffers:
+            with torch.no_grad():
+                torch._foreach_copy_(buffers, values)
+        if random is not None:
+            set_rng_state(random)
+
+
+@contextmanager
+def keyed_draws(net: nn.Module, seed: int | None, batch: int) -> Iterator[None]:
+    """Forwards whose random draws are the same under every table.
+
+    Each noise operation is seeded on its own: a removed one is skipped, and must not shift the
+    draws of the others. With seed None all draws come from the global states as they fall.
+    """
+    if seed is None:
+        yield
+        return
+    key = seed
+
+    def reseed(operation: int) -> None:
+        words = np.random.SeedSequence([key, batch, operation]).generate_state(2, np.uint32)
+        number = (int(words[0]) << 31) ^ int(words[1])
+        torch.default_generator.manual_seed(number)
+        if torch.cuda.is_initialized():
+            torch.cuda.manual_seed_all(number)
+
+    def seeded(operation: int) -> Callable[[nn.Module, object], None]:
+        return lambda module, arguments: reseed(operation)
+
+    noises = [module for module in net.modules() if isinstance(module, Noise)]
+    hooks = [module.register_forward_pre_hook(seeded(i)) for i, module in enumerate(noises, 1)]
+    reseed(0)
+    try:
+        yield
+    finally:
+        for hook in hooks:
+            hook.remove()

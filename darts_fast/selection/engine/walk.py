@@ -1,0 +1,107 @@
+# SPDX-License-Identifier: Apache-2.0
+"""A supernet of this package as stem, stages and head, and its states in between."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TypeGuard, cast
+
+from torch import Tensor, nn
+
+from darts_fast.nn import Cell, Network, Supernet, TinyNetwork
+from darts_fast.nn.nasbench201 import NAS201SearchCell, ResNetBasicblock
+from darts_fast.nn.plan import has_hooks
+from darts_fast.selection.engine.cells import (
+    SearchCell,
+    find_operations,
+    per_group,
+    run_search_cell,
+)
+from darts_fast.selection.engine.changes import Place
+from darts_fast.selection.engine.states import State, Variants
+
+
+class Walk:
+    """The forward of a `Network` or `TinyNetwork`, stage by stage.
+
+    The states between two stages are what the next ones read: the outputs of the last two cells of
+    a `Network`, of the last stage of a `TinyNetwork`.
+    """
+
+    def __init__(self, net: Network | TinyNetwork) -> None:
+        self.net = net
+        self.stages: list[nn.Module] = list(net.cells)
+        self.cell_types = [_cell_type(stage) for stage in self.stages]
+        self.operations = [
+            find_operations(stage) if isinstance(stage, (Cell, NAS201SearchCell)) else None
+            for stage in self.stages
+        ]
+
+    def idle(self) -> set[Place]:
+        """Operations that add nothing in any cell, whatever their weight: `none`."""
+        found: dict[str, set[Place]] = {}
+        for cell_type, operations in zip(self.cell_types, self.operations, strict=True):
+            if cell_type is None:
+                continue
+            places = set() if operations is None else operations.idle(self.net.space.num_ops)
+            own = {(cell_type, *place) for place in places}
+            found[cell_type] = found.get(cell_type, own) & own
+        return set().union(*found.values())
+
+    def stem(self, images: Tensor) -> tuple[State, ...]:
+        """The states before the first stage."""
+        state = State(self.net.stem(images), False)
+        return (state, state) if isinstance(self.net, Network) else (state,)
+
+    def advance(
+        self, index: int, states: tuple[State, ...], variants: Variants
+    ) -> tuple[State, ...]:
+        """The states behind stage `index`."""
+        stage, cell_type = self.stages[index], self.cell_types[index]
+        if cell_type is None:
+            return (per_group(stage, states[0], variants.groups),)
+        output = run_search_cell(
+            cast(SearchCell, stage), self.operations[index], cell_type, states, variants
+        )
+        return (*states[1:], output)
+
+    def logits(self, states: Sequence[State], groups: int) -> list[Tensor]:
+        """[N, classes] of every group. Products of matrices depend on how many rows they have, so
+        each group is classified on its own."""
+        last = states[-1]
+        found = [self._head(last.of(g, groups)) for g in range(groups if last.grouped else 1)]
+        return found if last.grouped else found * groups
+
+    def _head(self, maps: Tensor) -> Tensor:
+        net = self.net
+        if isinstance(net, TinyNetwork):
+            maps = net.lastact(maps)
+        logits: Tensor = net.classifier(net.global_pooling(maps).flatten(1))
+        return logits
+
+
+def can_walk(net: nn.Module) -> TypeGuard[Network | TinyNetwork]:
+    """Whether calling `net` does what `Walk` does: its classes' own forwards, without hooks."""
+    known: Mapping[type[Supernet], object] = {
+        Network: Network._features,
+        TinyNetwork: TinyNetwork._features,
+    }
+    if not isinstance(net, (Network, TinyNetwork)):
+        return False
+    base = Network if isinstance(net, Network) else TinyNetwork
+    own = (type(net).forward, type(net)._features, type(net)._edge_weights)
+    if own != (Supernet.forward, known[base], Supernet._edge_weights):
+        return False
+    forwards = (Cell.forward, NAS201SearchCell.forward, ResNetBasicblock.forward)
+    if not all(type(stage).forward in forwards for stage in net.cells):
+        return False
+    if isinstance(net, Network) and not all(isinstance(stage, Cell) for stage in net.cells):
+        return False
+    return not any(has_hooks(module) for module in net.modules())
+
+
+def _cell_type(stage: nn.Module) -> str | None:
+    """What a search cell's table is called; None of a stage that has none."""
+    if isinstance(stage, Cell):
+        return "reduce" if stage.reduction else "normal"
+    return "cell" if isinstance(stage, NAS201SearchCell) else None
