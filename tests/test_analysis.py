@@ -15,7 +15,12 @@ from torch import Tensor
 
 from darts_fast.cli import main
 from darts_fast.nn import Supernet, build_supernet
-from darts_fast.report import draw_proposition, draw_strength, draw_trajectory
+from darts_fast.report import (
+    draw_discretization,
+    draw_proposition,
+    draw_strength,
+    draw_trajectory,
+)
 from darts_fast.selection import (
     MagnitudeSelection,
     PerturbationConfig,
@@ -213,6 +218,7 @@ def test_pictures_are_written(space: str, tmp_path: Path) -> None:
     path = tmp_path / "a.png"
     for draw in (
         lambda p: draw_strength(rows, net.space, p, title="title"),
+        lambda p: draw_discretization(rows[:2], [[50.0] * len(rows[0].ops)] * 2, net.space, p),
         lambda p: draw_proposition(points, [(1, 30.0, 0.1), (2, 40.0, 0.2)], p, title="title"),
         lambda p: draw_trajectory(
             [{"method": "magnitude", "epoch": 1, "accuracy": 50.0, "skips": 3}], p
@@ -272,6 +278,14 @@ def test_analyses_of_a_search(darts_fast: Run, tmp_path: Path) -> None:
     assert [gap["epoch"] for gap in found["gaps"]] == [1, 2]
     assert len(found["points"]) == 18
     assert Path("elsewhere/proposition.png").is_file()
+
+    flags = ("--edges", "2", "--tune_epochs", "1")
+    status, out, err = darts_fast("analyze", "discretization", "run", *flags)
+    assert (status, err) == (0, "")
+    edges = json.loads(Path("run/analysis/discretization.json").read_text())["edges"]
+    assert len({edge["edge"] for edge in edges}) == 2
+    assert all(len(edge["discretized_accuracy"]) == 5 for edge in edges)
+    assert Path("run/analysis/discretization.png").is_file()
 
     methods = ("magnitude", "perturbation", "one_shot", "strength")
     flags = [word for name in methods for word in ("--select", name)]

@@ -15,6 +15,7 @@ from torch.nn import functional
 
 from darts_fast.nn import Supernet, build_supernet
 from darts_fast.selection import (
+    PerturbationConfig,
     StationaryPointWarning,
     StrengthConfig,
     StrengthSelection,
@@ -283,6 +284,30 @@ def test_one_shot_picks_the_planted_operation(seed: int) -> None:
     assert isinstance(selection.genotype, str)
     assert selection.genotype.split("|").count("rotation") >= 4
     assert all(decision.outcomes == ["full"] for decision in selection.decisions)
+
+
+@pytest.mark.parametrize("space", ["nasbench201", "s2"])
+def test_one_shot_scores_are_those_of_the_untouched_supernet(space: str) -> None:
+    net, batches = small_net(space, torch.float32), small_batches((4, 4))
+    scores = {
+        name: removal_scores(net, batches, cell_type=name).loss for name in net.space.cell_types
+    }
+    config = PerturbationConfig(proj_crit="loss", seed=1)
+    selection = select(net, batches, method="one_shot", config=config)
+    w = net.edge_weights()
+    for decision in selection.decisions:
+        if decision.kind == "op":
+            row = scores[decision.cell_type][decision.place]
+            assert decision.loss == [pytest.approx(row.tolist(), rel=1e-12)]
+            assert decision.chosen == [int(row.argmax())]
+            if space == "nasbench201":  # no edge is dropped: the decision is in the network
+                assert w[decision.cell_type][decision.place, decision.chosen[0]] == 1
+        else:
+            edges = net.space.node_edges[decision.place]
+            (loss,) = decision.loss
+            two = sorted(sorted(range(len(edges)), key=lambda i: -loss[i])[:2])
+            assert decision.chosen == [edges[i] for i in two]
+    assert selection.genotype == net.genotype()
 
 
 @pytest.mark.parametrize("node_rule", ["max", "sum"])

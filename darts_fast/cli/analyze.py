@@ -6,23 +6,35 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import click
+import torch
 from rich.console import Console
 from rich.table import Table
 
-from darts_fast.cli.options import CONTEXT, debug_option, set_threads
-from darts_fast.cli.pipeline import SUPERNET
+from darts_fast.cli.analysed_run import (
+    analysis_options,
+    chosen_epoch,
+    epoch_option,
+    open_analysed,
+    results_directory,
+)
+from darts_fast.cli.options import CONTEXT
 from darts_fast.cli.selecting import race_config, race_options
-from darts_fast.data import Dataset, fixed_batches, load_data, split
-from darts_fast.nn import Supernet, build_supernet
-from darts_fast.report.selection import draw_proposition, draw_strength, draw_trajectory
-from darts_fast.runs import CONFIG, RunDirectory, RunDirectoryError
-from darts_fast.search import genotype_text
+from darts_fast.nn import Supernet
+from darts_fast.report import (
+    draw_discretization,
+    draw_proposition,
+    draw_strength,
+    draw_trajectory,
+)
+from darts_fast.runs import RunDirectory
+from darts_fast.search import Reporter, SearchConfig, Trainer, genotype_text
+from darts_fast.seeding import generator
 from darts_fast.selection import (
     CRITERIA,
     MagnitudeSelection,
@@ -31,6 +43,7 @@ from darts_fast.selection import (
     PerturbationSelection,
     ProgressiveSelection,
     StrengthSelection,
+    discretized,
     score_tables,
 )
 from darts_fast.selection.analysis import (
@@ -40,122 +53,33 @@ from darts_fast.selection.analysis import (
     skip_gap,
     skip_points,
 )
-from darts_fast.selection.tables import Batch
-from darts_fast.spaces import Genotype, get_space
+from darts_fast.spaces import Genotype
 
 __all__ = ["analyze"]
 
 METHODS = ("magnitude", "perturbation", "one_shot", "strength")
 
 
-@dataclass(frozen=True)
-class _Run:
-    """A search's directory with what an analysis needs of it."""
-
-    path: Path
-    settings: dict[str, Any]
-    data: Dataset
-    epochs: list[int]  # of the snapshots
-    batches: list[Batch]
-
-    def supernet(self, epoch: int) -> Supernet:
-        """The supernet after so many epochs."""
-        net = build_supernet(
-            get_space(self.settings["space"]),
-            channels=self.settings["init_channels"],
-            num_classes=self.data.num_classes,
-            layers=self.settings["layers"],
-        )
-        state = RunDirectory(self.path).load_checkpoint(SUPERNET.format(epoch=epoch))
-        net.load_full_state_dict(state)
-        return net
-
-    @property
-    def title(self) -> str:
-        s = self.settings
-        return f"{s['space']} on {self.data.name}, {s['method']}, seed {s['seed']}"
-
-
-def _open(run_dir: str, images: int | None, threads: int | None) -> _Run:
-    set_threads(threads)
-    run = RunDirectory.open(run_dir)
-    settings = run.read_json(CONFIG)
-    if settings.get("command") != "search":
-        raise RunDirectoryError(f"run directory {run.path}: must be of a search, not of another")
-    prefix, suffix = SUPERNET.split("{epoch:03d}")
-    found = sorted(
-        int(path.name[len(prefix) : -len(suffix)])
-        for path in run.path.glob(f"{prefix}*{suffix}")
-        if path.name[len(prefix) : -len(suffix)].isdigit()
-    )
-    if not found:
-        raise RunDirectoryError(
-            f"run directory {run.path}: no {prefix}*{suffix} in it; its search has not ended, or "
-            "was made before supernets were kept"
-        )
-    data = load_data(settings["data"], limit=settings["limit"])
-    _, pool = split(data.train, settings["train_portion"])
-    pool = pool.take(min(images or len(pool), len(pool)))
-    batches = fixed_batches(pool, data.plain, settings["batch_size"])
-    return _Run(run.path, settings, data, found, batches)
-
-
-def _common(command: Callable[..., Any]) -> Callable[..., Any]:
-    options = (
-        click.argument("run_dir"),
-        click.option(
-            "--images",
-            type=click.IntRange(min=1),
-            help="Use the first N validation images only.  [default: all]",
-        ),
-        click.option(
-            "--out", metavar="DIR", help="For picture and numbers.  [default: RUN_DIR/analysis]"
-        ),
-        click.option("--threads", type=click.IntRange(min=1), help="[default: torch's]"),
-        debug_option,
-    )
-    for option in reversed(options):
-        command = option(command)
-    return command
-
-
-_epoch = click.option(
-    "--epoch", type=click.IntRange(min=1), help="Of the supernet.  [default: the last one kept]"
-)
-
-
-def _chosen_epoch(run: _Run, epoch: int | None) -> int:
-    if epoch is not None and epoch not in run.epochs:
-        raise ValueError(f"--epoch: the run has kept {run.epochs}, got {epoch}")
-    return run.epochs[-1] if epoch is None else epoch
-
-
-def _results(run: _Run, out: str | None) -> RunDirectory:
-    directory = RunDirectory(out or run.path / "analysis")
-    directory.path.mkdir(parents=True, exist_ok=True)
-    return directory
-
-
 @click.group(context_settings=CONTEXT)
 def analyze() -> None:
-    """Analyse the supernets of a search (DARTS-PT, figures 2 to 4).
+    """Analyse the supernets of a search (DARTS-PT, figures 1 to 4).
 
     A search keeps its trained supernet, and with --ckpt_interval those on the way to it.
     """
 
 
 @analyze.command(context_settings=CONTEXT)
-@_common
-@_epoch
+@analysis_options
+@epoch_option
 def strength(
     run_dir: str, images: int | None, out: str | None, threads: int | None, **rest: Any
 ) -> None:
     """Rank operations by weight and by what their removal costs (figure 2)."""
-    run = _open(run_dir, images, threads)
-    epoch = _chosen_epoch(run, rest["epoch"])
+    run = open_analysed(run_dir, images, threads)
+    epoch = chosen_epoch(run, rest["epoch"])
     net = run.supernet(epoch)
     rows = compare_strength(net, run.batches, seed=run.settings["seed"])
-    console, directory = Console(), _results(run, out)
+    console, directory = Console(), results_directory(run, out)
     table = Table(title=f"operation strength, supernet after epoch {epoch}")
     for name in ("cell", "compared with the rise of the loss", "Spearman", "Kendall", "same best"):
         table.add_column(name, justify="left" if len(table.columns) < 2 else "right")
@@ -197,8 +121,8 @@ def strength(
 
 
 @analyze.command(context_settings=CONTEXT)
-@_common
-@_epoch
+@analysis_options
+@epoch_option
 @click.option(
     "--op",
     help="Compare the skip connection with this operation.  [default: the strongest convolution]",
@@ -207,8 +131,8 @@ def proposition(
     run_dir: str, images: int | None, out: str | None, threads: int | None, **rest: Any
 ) -> None:
     """Measure why skip connections gain weight (proposition 1 and figure 3)."""
-    run = _open(run_dir, images, threads)
-    epoch = _chosen_epoch(run, rest["epoch"])
+    run = open_analysed(run_dir, images, threads)
+    epoch = chosen_epoch(run, rest["epoch"])
     points = skip_points(run.supernet(epoch), run.batches[0][0], op=rest["op"])
     if not points:
         raise ValueError("proposition: some edge must have a skip connection and the operation")
@@ -217,7 +141,7 @@ def proposition(
         net = run.supernet(kept)
         score = score_tables(net, run.batches, [{}], seed=run.settings["seed"]).score(0)
         gaps.append((kept, score.accuracy, skip_gap(net)))
-    console, directory = Console(), _results(run, out)
+    console, directory = Console(), results_directory(run, out)
     smaller = sum(point.skip_error < point.op_error for point in points)
     ahead = sum(point.predicted > 0.5 for point in points)
     console.print(
@@ -242,6 +166,60 @@ def proposition(
     console.print(f"picture: {picture}", soft_wrap=True)
 
 
+@analyze.command(context_settings=CONTEXT)
+@analysis_options
+@epoch_option
+@click.option("--edges", type=click.IntRange(min=1), default=3, help="How many, drawn at random.")
+@click.option("--tune_epochs", type=click.IntRange(min=1), default=5, help="Of every operation.")
+def discretization(
+    run_dir: str, images: int | None, out: str | None, threads: int | None, **rest: Any
+) -> None:
+    """Discretise random edges to each operation, tune, and compare with weights (figure 1)."""
+    run = open_analysed(run_dir, images, threads)
+    epoch = chosen_epoch(run, rest["epoch"])
+    net, seed = run.supernet(epoch), run.settings["seed"]
+    cell_type = net.space.cell_types[0]
+    drawn = torch.randperm(net.space.num_edges, generator=generator(seed, "edges to discretise"))
+    edges = sorted(drawn[: rest["edges"]].tolist())
+    every = compare_strength(net, run.batches, seed=seed)
+    rows = [row for row in every if row.cell_type == cell_type and row.edge in edges]
+    console, directory = Console(), results_directory(run, out)
+
+    def converge(twin: Supernet) -> None:
+        trainer = Trainer(twin, run.data, SearchConfig.from_mapping(run.settings))
+        trainer.start_tuning()
+        for _ in range(rest["tune_epochs"]):
+            trainer.run_epoch(Reporter(), lambda: None)
+
+    accuracies = []
+    for row in rows:
+        found = discretized(
+            net, run.batches, converge, cell_type=cell_type, edge=row.edge, seed=seed
+        )
+        accuracies.append([score.accuracy for _, score, _ in found])
+        words = ", ".join(
+            f"{op} {accuracy:.2f} % (weight {weight:.2f}, strength {loss:+.3f})"
+            for op, accuracy, weight, loss in zip(
+                row.ops, accuracies[-1], row.weights, row.loss, strict=True
+            )
+        )
+        console.print(f"{cell_type} edge {row.edge}: {words}", soft_wrap=True, highlight=False)
+    directory.write_json(
+        "discretization.json",
+        {
+            "epoch": epoch,
+            "tune_epochs": rest["tune_epochs"],
+            "edges": [
+                {**asdict(row), "discretized_accuracy": values}
+                for row, values in zip(rows, accuracies, strict=True)
+            ],
+        },
+    )
+    picture = directory.path / "discretization.png"
+    draw_discretization(rows, accuracies, net.space, picture, title=f"{run.title}, epoch {epoch}")
+    console.print(f"picture: {picture}", soft_wrap=True)
+
+
 def _race(command: Callable[..., Any]) -> Callable[..., Any]:
     for option in reversed(race_options):
         command = option(command)
@@ -249,7 +227,7 @@ def _race(command: Callable[..., Any]) -> Callable[..., Any]:
 
 
 @analyze.command(context_settings=CONTEXT)
-@_common
+@analysis_options
 @_race
 @click.option(
     "--select",
@@ -269,7 +247,7 @@ def trajectory(
     run_dir: str, images: int | None, out: str | None, threads: int | None, **rest: Any
 ) -> None:
     """Select from every supernet kept along the search (figure 4); nothing is tuned."""
-    run = _open(run_dir, images, threads)
+    run = open_analysed(run_dir, images, threads)
     known = (
         None
         if rest["table"] is None
@@ -288,7 +266,7 @@ def trajectory(
         "strength": lambda net: StrengthSelection(net, run.batches),
     }
     methods = {name: makers[name] for name in rest["methods"]}
-    console, directory = Console(), _results(run, out)
+    console, directory = Console(), results_directory(run, out)
     points = []
     for epoch in run.epochs:
         found = select_copies(run.supernet(epoch), run.batches, methods, seed=config.seed)

@@ -10,12 +10,12 @@ import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.patches import Rectangle
+from matplotlib.patches import Patch, Rectangle
 
 from darts_fast.selection.analysis import EdgeStrengths, SkipPoint
 from darts_fast.spaces import Space
 
-__all__ = ["draw_proposition", "draw_strength", "draw_trajectory"]
+__all__ = ["draw_discretization", "draw_proposition", "draw_strength", "draw_trajectory"]
 
 _INK = "#27303f"
 _MUTED = "#66728a"
@@ -89,6 +89,59 @@ def _names(rows: Sequence[EdgeStrengths]) -> list[str]:
     if len({row.ops for row in rows}) == 1:
         return list(rows[0].ops)
     return [f"op {index}" for index in range(len(rows[0].ops))]
+
+
+def draw_discretization(
+    rows: Sequence[EdgeStrengths],
+    accuracies: Sequence[Sequence[float]],
+    space: Space,
+    path: str | Path,
+    *,
+    title: str | None = None,
+) -> Path:
+    """Accuracy after discretising edges, beside what weight and strength said (DARTS-PT, figure 1).
+
+    One panel per edge, one bar per operation; a frame marks the operation of largest weight,
+    hatches that of largest strength.
+
+    Args:
+        rows: of `compare_strength`, for the edges discretised.
+        accuracies: for each row and operation, percent.
+        space, path, title: as for `draw_strength`.
+
+    Raises:
+        ValueError: another suffix.
+    """
+    path = _checked("draw_discretization", path)
+    figure = _figure((0.62 * len(rows[0].ops) * len(rows) + 1.4, 4.0))
+    grid = figure.subplots(1, len(rows), squeeze=False, sharey=True)[0]
+    every = [value for values in accuracies for value in values]
+    spread = max(max(every) - min(every), 1.0)
+    for axes, row, values in zip(grid, rows, accuracies, strict=True):
+        by_weight = row.weights.index(max(row.weights))
+        by_strength = row.loss.index(max(row.loss))
+        for op, (value, weight) in enumerate(zip(values, row.weights, strict=True)):
+            axes.bar(
+                op,
+                value,
+                color="#cfe0fb",
+                edgecolor=_SERIES[1] if op == by_weight else "#8b97a8",
+                lw=2.2 if op == by_weight else 0.8,
+                hatch="///" if op == by_strength else None,
+            )
+            axes.text(op, value + 0.02 * spread, f"{weight:.2f}", ha="center", size=7, color=_MUTED)
+        source, node = space.edges[row.edge]
+        _label(axes, f"{row.cell_type} edge {source}\u2192{node}", "", "")
+        axes.set_xticks(range(len(row.ops)), row.ops, rotation=35, ha="right", fontsize=7.5)
+        axes.grid(axis="x", visible=False)
+    grid[0].set_ylim(min(every) - 0.25 * spread, max(every) + 0.15 * spread)
+    grid[0].set_ylabel("accuracy after discretisation and tuning, %", fontsize=9, color=_INK)
+    handles = [
+        Patch(facecolor="#cfe0fb", edgecolor=_SERIES[1], lw=2, label="largest weight (numbers)"),
+        Patch(facecolor="#cfe0fb", edgecolor="#8b97a8", hatch="///", label="largest strength"),
+    ]
+    figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
+    return _save(figure, path, title)
 
 
 def draw_proposition(

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """The analyses of DARTS-PT: is the weight of an operation its worth, and why not?
 
-``compare_strength``: architecture weights beside what removals cost (section 3, figure 2).
+``compare_strength``: architecture weights beside what removals cost (figure 2).
 ``skip_weight``, ``skip_points``, ``skip_gap``: why skip connections gain weight (section 4.1,
 proposition 1 and figure 3). ``select_copies``: what selections find on snapshots of a search
 (figure 4).
@@ -19,7 +19,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 from darts_fast.nn import Supernet
-from darts_fast.selection._evaluation import keyed_draws, untouched
+from darts_fast.selection.engine.restore import keyed_draws, untouched
 from darts_fast.selection.magnitude import magnitude_weights
 from darts_fast.selection.progressive import ProgressiveSelection
 from darts_fast.selection.scores import removal_scores

@@ -1,6 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
 """Accuracy at convergence after discretisation: what the strength of an operation is meant to
-predict (DARTS-PT, section 3 and figure 1).
+predict (DARTS-PT, figure 1).
 
 For every candidate a copy of the network gets that one decision and is trained on to convergence;
 the candidate whose copy is best wins. As a selection it continues with the winner's weights.

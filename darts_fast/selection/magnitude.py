@@ -31,7 +31,7 @@ def magnitude_genotype(net: Supernet) -> Genotype | str:
 
 class MagnitudeSelection(ProgressiveSelection):
     """Magnitude edge by edge with tuning in between: what perturbation-based selection gains by its
-    criterion is what it gains over this (PT-Mag; DARTS-PT, section 6 and figure 6).
+    criterion is what it gains over this (PT-Mag; DARTS-PT, figure 6).
 
     Args: see `ProgressiveSelection`.
     """

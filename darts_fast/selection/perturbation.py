@@ -13,14 +13,15 @@ nothing tuned.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 
 from torch import Tensor
 
 from darts_fast.nn import Supernet
+from darts_fast.nn.projection import Projection
 from darts_fast.selection.config import Decision, PerturbationConfig
-from darts_fast.selection.magnitude import magnitude_weights
 from darts_fast.selection.progressive import KEPT_EDGES, ProgressiveSelection
 from darts_fast.selection.schedule import topology_nodes
 from darts_fast.selection.scoring import BatchSource, Question, Verdict, full_pass, raced
@@ -145,9 +146,7 @@ class PerturbationSelection(ProgressiveSelection):
         """
         config, race = self.config, self.config.race
         if race is None or callable(self.batches):
-            verdict = full_pass(
-                self.net, self.batches, tables, question, seed=config.seed, between=self.between
-            )
+            verdict = self._full(tables, question)
         else:
             verdict = raced(
                 self.net,
@@ -168,6 +167,16 @@ class PerturbationSelection(ProgressiveSelection):
             self.log(f"race {verdict.outcome}: images {used}")
         return verdict
 
+    def _full(self, tables: Sequence[Table], question: Question) -> Verdict:
+        return full_pass(
+            self.net,
+            self.batches,
+            tables,
+            question,
+            seed=self.config.seed,
+            between=self.between,
+        )
+
     def _shares(
         self, question: Question, cell_type: str, removed: Sequence[Sequence[tuple[int, int]]]
     ) -> list[float]:
@@ -184,8 +193,9 @@ class PerturbationSelection(ProgressiveSelection):
 
 class OneShotSelection(PerturbationSelection):
     """Every edge and every node decided on the trained supernet, with nothing projected before it
-    and nothing tuned (the ablation of DARTS-PT, section 6).
+    and nothing tuned.
 
+    A node keeps the two edges whose removal, each alone, hurts most; a race is for operations only.
     `config.proj_intv` is not used, and mode ``compat`` is not known.
     """
 
@@ -204,8 +214,9 @@ class OneShotSelection(PerturbationSelection):
             raise ValueError(f"one_shot: mode must be paired, got {config.mode!r}")
         super().__init__(net, batches, config, log=log, between=between, checkpoint=checkpoint)
 
-    def _weights(self) -> dict[str, Tensor]:
-        return dict(magnitude_weights(self.net))
+    def decide_op(self, cell_type: str, edge: int) -> Decision:
+        with _nothing_projected(self.net):
+            return super().decide_op(cell_type, edge)
 
     def _rounds(self) -> list[list[int]]:
         return [counts[:1] for counts in super()._rounds()]
@@ -213,18 +224,28 @@ class OneShotSelection(PerturbationSelection):
     def decide_edges(self, cell_type: str, node: int) -> Decision:
         """The two edges whose removal, each alone, hurts most."""
         edges = list(self.net.space.node_edges[node])
-        weights = self._weights()
-        tables = [_without(weights, cell_type, edge) for edge in edges]
         question = Question(self.config.criterion(cell_type), False, f"{cell_type} node {node}")
-        verdict = full_pass(
-            self.net, self.batches, tables, question, seed=self.config.seed, between=self.between
-        )
+        with _nothing_projected(self.net):
+            weights = self._weights()
+            tables = [_without(weights, cell_type, edge) for edge in edges]
+            verdict = self._full(tables, question)
         harm = question.harm(verdict.loss, verdict.accuracy)
         strongest = sorted(range(len(edges)), key=lambda i: (-harm[i], i))[:KEPT_EDGES]
         decision = Decision(
             self.epoch, "edge", cell_type, node, sorted(edges[i] for i in strongest)
         )
         return with_verdict(decision, edges, verdict)
+
+
+@contextmanager
+def _nothing_projected(net: Supernet) -> Iterator[None]:
+    """The network as it was before any decision."""
+    decided = net.projection
+    net.projection = Projection(net.space)
+    try:
+        yield
+    finally:
+        net.projection = decided
 
 
 def _without(weights: Mapping[str, Tensor], cell_type: str, edge: int) -> Table:

@@ -11,7 +11,7 @@ import torch
 
 from darts_fast.nn import Supernet
 from darts_fast.seeding import generator
-from darts_fast.selection._evaluation import MaskedEvaluation
+from darts_fast.selection.engine import MaskedEvaluation
 from darts_fast.selection.race import RaceConfig, race
 from darts_fast.selection.tables import Batch, Table, TableScores, score_tables
 

@@ -29,8 +29,8 @@ from torch import Tensor
 from torch.nn import functional
 
 from darts_fast.nn import Supernet
-from darts_fast.selection._evaluation import keyed_draws, untouched
 from darts_fast.selection.config import VARIANTS
+from darts_fast.selection.engine.restore import keyed_draws, untouched
 from darts_fast.selection.tables import Batch, Table, score_tables
 
 __all__ = [
