@@ -352,6 +352,19 @@ def test_a_race_through_the_whole_pool_is_the_full_pass(criterion: str) -> None:
         assert one.images_used == other.images_used == [[16] * len(row) for row in one.loss]
 
 
+def test_noise_is_the_same_in_a_race_and_in_the_full_pass() -> None:
+    def losses(race: RaceConfig | None) -> list[list[list[float]]]:
+        net, batches = planted()
+        config = PerturbationConfig(proj_crit="loss", race=race)
+        phase = PerturbationSelection(net, batches, config)
+        phase.run()
+        return [decision.loss for decision in phase.decisions]
+
+    raced, full = losses(RaceConfig(error=1e-15, min_batches=9, margin=0.0)), losses(None)
+    for mine, theirs in zip(raced, full, strict=True):
+        assert mine == [pytest.approx(theirs[0], rel=1e-12)]
+
+
 def test_a_node_shares_its_error_rate_among_its_rounds(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[tuple[int, float]] = []
 

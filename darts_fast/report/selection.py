@@ -72,7 +72,7 @@ def _ranks(axes: Axes, rows: Sequence[EdgeStrengths], column: str) -> None:
     for edge, row in enumerate(values):
         for op, value in enumerate(row):
             colour = "white" if ranks[edge, op] > 0.8 else _INK
-            text = f"{value:.2f}" if column == "weights" else f"{value:+.3f}"
+            text = f"{value:.3f}" if column == "weights" else f"{value:+.3f}"
             axes.text(op, edge, text, ha="center", va="center", size=7, color=colour)
         best = int(row.argmax())
         axes.add_patch(
