@@ -166,7 +166,7 @@ def race(
         scores[active, n] = np.where(finite, row, np.inf)
         n += 1
         seen[active] = n
-        if not finite.all():  # the mean of the others over the pool is infinite whatever comes
+        if not finite.all():  # the mean of such a one is infinite, whatever comes
             active = active[~finite] if largest or not finite.any() else active[finite]
             if largest or not finite.any():
                 break
