@@ -43,6 +43,9 @@ class SupernetCase:
         self.images = torch.randn(batch, 3, SIZE, SIZE).to(memory_format=layout(rival))
         self.labels = torch.arange(batch) % CLASSES
         self._backend = backend(rival)
+        # Once, as an optimizer has them: the walk over thousands of modules is no part of a step.
+        self._alphas = self.net.arch_parameters()
+        self._weights = list(self.net.parameters())
 
     def forward(self) -> Tensor:
         with use_backend(self._backend):
@@ -50,12 +53,12 @@ class SupernetCase:
 
     def step(self) -> list[Tensor]:
         """The gradients of all weights and alphas."""
-        return self._gradients([*self.net.parameters(), *self.net.arch_parameters()])
+        return self._gradients([*self._weights, *self._alphas])
 
     def alpha_step(self) -> list[Tensor]:
         """The gradients of the alphas alone, as the architecture step of the search takes them."""
-        with frozen(list(self.net.parameters())):
-            return self._gradients(self.net.arch_parameters())
+        with frozen(self._weights):
+            return self._gradients(self._alphas)
 
     def work(self) -> Work:
         return count_work(self.net, self.images[:1]).times(len(self.images))

@@ -83,13 +83,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     """For every call of the native op how many operations it had and whether it saved for
     backward."""
     seen: list[tuple[int, bool]] = []
-    op = _ops.mixed_cell
+    op = _ops.call_mixed_cell
 
     def counted(states: list[Tensor], weights: Tensor, *rest: object) -> object:
         seen.append((weights.numel(), rest[-1]))
         return op(states, weights, *rest)
 
-    monkeypatch.setattr(_ops, "mixed_cell", counted)
+    monkeypatch.setattr(_ops, "call_mixed_cell", counted)
     return seen
 
 

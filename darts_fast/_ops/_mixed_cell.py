@@ -11,9 +11,10 @@ from torch import Tensor
 
 from darts_fast import _extension as _extension  # registers the schemas
 from darts_fast import reference
+from darts_fast._ops._direct import direct
 from darts_fast._ops._replay import flags, second_derivative
 
-__all__ = ["mixed_cell", "mixed_cell_backward"]
+__all__ = ["call_mixed_cell", "mixed_cell", "mixed_cell_backward"]
 
 mixed_cell = torch.ops.darts_fast.mixed_cell.default
 mixed_cell_backward = torch.ops.darts_fast.mixed_cell_backward.default
@@ -234,5 +235,6 @@ torch.library.register_autograd("darts_fast::mixed_cell", _autograd, setup_conte
 torch.library.register_autograd(
     "darts_fast::mixed_cell_backward", _backward_autograd, setup_context=_backward_setup
 )
+call_mixed_cell = direct(mixed_cell, _setup, _autograd)
 for _device in ("cpu", "cuda"):
     torch.library.register_autocast("darts_fast::mixed_cell", _device, torch.float32)

@@ -11,9 +11,10 @@ from torch import Tensor
 
 from darts_fast import _extension as _extension  # registers the schemas
 from darts_fast import reference
+from darts_fast._ops._direct import direct
 from darts_fast._ops._replay import flags, second_derivative
 
-__all__ = ["relu_conv_norm", "relu_conv_norm_backward"]
+__all__ = ["call_relu_conv_norm", "relu_conv_norm", "relu_conv_norm_backward"]
 
 relu_conv_norm = torch.ops.darts_fast.relu_conv_norm.default
 relu_conv_norm_backward = torch.ops.darts_fast.relu_conv_norm_backward.default
@@ -141,5 +142,6 @@ torch.library.register_autograd("darts_fast::relu_conv_norm", _autograd, setup_c
 torch.library.register_autograd(
     "darts_fast::relu_conv_norm_backward", _backward_autograd, setup_context=_backward_setup
 )
+call_relu_conv_norm = direct(relu_conv_norm, _setup, _autograd)
 for _device in ("cpu", "cuda"):
     torch.library.register_autocast("darts_fast::relu_conv_norm", _device, torch.float32)

@@ -150,7 +150,7 @@ def _run(
     gammas, betas = plan.listed(plan.gammas), plan.listed(plan.betas)
     differentiable = (*states, weights, *plan.convolutions, *gammas, *betas)
     save = torch.is_grad_enabled() and any(value.requires_grad for value in differentiable)
-    function = _ops.mixed_cell if backend() == "fused" else reference.mixed_cell
+    function = _ops.call_mixed_cell if backend() == "fused" else reference.mixed_cell
     output, _, mean, var = function(
         list(states),
         weights,

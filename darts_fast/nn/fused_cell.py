@@ -74,7 +74,7 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
     differentiable = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (weights, *inputs, *convolutions, *gammas, *betas)
     )
-    output, _, mean, var = _ops.mixed_cell(
+    output, _, mean, var = _ops.call_mixed_cell(
         inputs,
         weights,
         convolutions,
@@ -105,7 +105,7 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
             var[0, rows],
             output.numel() // output.shape[1],
         )
-    return cast(Tensor, output)
+    return output
 
 
 def run_preprocess(module: nn.Module, x: Tensor, *, by_structure: bool = False) -> Tensor:

@@ -93,10 +93,10 @@ def describe(op: nn.Module, *, by_structure: bool = False) -> Parts | None:
 
 def has_hooks(module: nn.Module) -> bool:
     """Whether calling the module does more than the forward of its class."""
-    return any(_HOOKS(module)) or "forward" in vars(module)
+    return any(_HOOKS(vars(module))) or "forward" in vars(module)
 
 
-_HOOKS = operator.attrgetter(
+_HOOKS = operator.itemgetter(
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
 )
 
@@ -335,6 +335,7 @@ class Watch:
         self._children = [list(module._modules.values()) for module in self._containers]
         self._below = below[1:]
         self._types = [type(module) for module in self._below]
+        self._attributes = [module.__dict__ for module in self._below]
 
     def same(self) -> bool:
         """Whether all modules are those that were there at the start."""
@@ -344,17 +345,10 @@ class Watch:
 
     def untouched(self) -> bool:
         """Whether calling any module below the root does no more than its class's forward."""
-        for module in self._below:
-            own = module.__dict__
-            if (
-                own["_forward_hooks"]
-                or own["_forward_pre_hooks"]
-                or own["_backward_hooks"]
-                or own["_backward_pre_hooks"]
-                or "forward" in own
-            ):
-                return False
-        return True
+        hooks = map(_HOOKS, self._attributes)
+        return not (
+            any(map(any, hooks)) or any("forward" in attributes for attributes in self._attributes)
+        )
 
 
 _plans: WeakKeyDictionary[nn.Module, tuple[Watch, CellPlan | None]] = WeakKeyDictionary()

@@ -101,7 +101,7 @@ def run_terms(
     table = torch.cat([weights, weights.new_ones(groups, 1)], dim=1)
     table = table[:, [k for _, _, k in terms]]  # COPY is the last column
     active = table != 0 if skip else None
-    output, *_ = _ops.mixed_cell(
+    output, *_ = _ops.call_mixed_cell(
         [x.contiguous(memory_format=torch.channels_last) for x in inputs],
         table,
         convolutions,
@@ -119,7 +119,7 @@ def run_terms(
         active,
         False,
     )
-    return cast(Tensor, output)
+    return output
 
 
 def _kind(norm: nn.BatchNorm2d | None) -> int:
