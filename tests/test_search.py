@@ -24,7 +24,12 @@ from darts_fast.search import (
 )
 from darts_fast.search.methods import first_order_step, frozen
 from darts_fast.seeding import seed_everything
-from darts_fast.selection import PerturbationConfig
+from darts_fast.selection import (
+    DiscretizationConfig,
+    PerturbationConfig,
+    RaceConfig,
+    StrengthConfig,
+)
 
 
 @pytest.fixture(scope="module")
@@ -330,8 +335,9 @@ def test_log_lines_have_the_originals_form(digits: Dataset) -> None:
 
 def search_of(data: Dataset, space: str = "nasbench201", **settings: Any) -> Search:
     settings = {"epochs": 2, "batch_size": 8, "seed": 3, **settings}
-    perturbation = settings.pop("perturbation", PerturbationConfig(proj_intv=1, seed=3))
-    return Search(net_of(space, seed=3), data, perturbation=perturbation, **settings)
+    if settings.get("select") != "magnitude":
+        settings.setdefault("selection", PerturbationConfig(proj_intv=1, seed=3))
+    return Search(net_of(space, seed=3), data, **settings)
 
 
 def test_the_same_seed_gives_the_same_bits(digits: Dataset) -> None:
@@ -386,9 +392,26 @@ class StopAfter(Reporter):
     [
         {},
         {"sampling": "epoch", "batch_size": 10},
-        {"perturbation": PerturbationConfig(mode="compat", proj_intv=1, seed=3)},
+        {"selection": PerturbationConfig(mode="compat", proj_intv=1, seed=3)},
+        {
+            "selection": PerturbationConfig(
+                proj_intv=1, seed=3, race=RaceConfig(min_batches=2, ordered=True)
+            )
+        },
+        {
+            "select": "strength",
+            "selection": StrengthConfig(schedule="progressive", proj_intv=4, seed=3),
+        },
+        pytest.param(
+            {
+                "select": "discretization",
+                "selection": DiscretizationConfig(proj_intv=1, seed=3),
+                "batch_size": 16,
+            },
+            marks=pytest.mark.slow,
+        ),
     ],
-    ids=["paired", "epoch sampling", "compat"],
+    ids=["paired", "epoch sampling", "compat", "race", "strength", "discretization"],
 )
 def test_a_stopped_search_goes_on_to_the_same_bits(
     digits: Dataset, settings: dict[str, Any], tmp_path: Any
@@ -439,7 +462,11 @@ def test_a_search_stopped_after_any_step_goes_on_to_the_same_bits(digits: Datase
 
 
 def test_search_arguments_are_checked(digits: Dataset) -> None:
-    with pytest.raises(ValueError, match="select must be one of perturbation, magnitude, got x"):
+    with pytest.raises(ValueError, match="magnitude takes no selection, got PerturbationConfig"):
+        search_of(digits, select="magnitude", selection=PerturbationConfig())
+    with pytest.raises(
+        ValueError, match=r"select must be one of perturbation, magnitude, .*one_shot, got x"
+    ):
         search_of(digits, select="x")
     with pytest.raises(ValueError, match=r"proj_images must be 1 to 24 .*, got 25"):
         search_of(digits, proj_images=25)
@@ -459,7 +486,7 @@ def test_search_arguments_are_checked(digits: Dataset) -> None:
 
 def test_a_double_network_is_searched_in_double(digits: Dataset) -> None:
     net = net_of().double()
-    Search(net, digits, epochs=1, batch_size=8, perturbation=PerturbationConfig(proj_intv=0)).run()
+    Search(net, digits, epochs=1, batch_size=8, selection=PerturbationConfig(proj_intv=0)).run()
     assert {parameter.dtype for _, parameter in net.named_parameters()} == {torch.float64}
 
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``darts-fast search | train | bench | doctor``."""
+"""The command line: ``darts-fast search | train | analyze | bench | doctor``."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import click
 
 from darts_fast import __version__
+from darts_fast.cli.analyze import analyze
 from darts_fast.cli.bench import bench
 from darts_fast.cli.console import Stopped
 from darts_fast.cli.doctor import doctor
@@ -44,7 +45,7 @@ def cli() -> None:
     """
 
 
-for command in (search, train, bench, doctor):
+for command in (search, train, analyze, bench, doctor):
     cli.add_command(command)
 
 

@@ -16,17 +16,27 @@ from rich.table import Table
 from darts_fast.cli.console import RunReporter
 from darts_fast.cli.derive import check_derived, environment, train_derived
 from darts_fast.cli.options import with_cutout
+from darts_fast.cli.selecting import selection_config
 from darts_fast.data import Dataset
 from darts_fast.derive.train import TrainConfig
 from darts_fast.nn import build_supernet
 from darts_fast.report import draw_genotype
-from darts_fast.runs import CHECKPOINT, GENOTYPE, RESULTS, RunDirectory, RunDirectoryError
+from darts_fast.runs import (
+    CHECKPOINT,
+    GENOTYPE,
+    RESULTS,
+    RunDirectory,
+    RunDirectoryError,
+    atomic_save,
+)
 from darts_fast.search import Interrupted, Search, SearchConfig, SearchResult, genotype_text
 from darts_fast.seeding import generator, seed_everything
-from darts_fast.selection import PerturbationConfig
+from darts_fast.selection import race_summary
 from darts_fast.spaces import Genotype, get_space, random_genotype
 
-__all__ = ["Pipeline"]
+__all__ = ["SUPERNET", "Pipeline"]
+
+SUPERNET = "supernet-{epoch:03d}.pt"  # epochs of training behind it
 
 
 class Pipeline:
@@ -52,15 +62,7 @@ class Pipeline:
             data,
             SearchConfig.from_mapping(settings),
             select=settings["select"],
-            perturbation=PerturbationConfig(
-                mode=settings["select_mode"],
-                proj_intv=settings["proj_intv"],
-                proj_crit={
-                    name: settings.get(f"proj_crit_{name}") or settings["proj_crit"]
-                    for name in self.space.cell_types
-                },
-                seed=settings["seed"],
-            ),
+            selection=selection_config(settings, self.space),
             proj_images=settings["proj_images"],
         )
         self.random = random_genotype(self.space, generator(settings["seed"], "random genotype"))
@@ -92,8 +94,12 @@ class Pipeline:
         def checkpoint(state: dict[str, Any]) -> None:
             run.save_checkpoint({"search": state, "derived": self.rows, **reporter.spent()})
 
+        if not resume:  # of an earlier run in an overwritten directory
+            for stale in run.path.glob(SUPERNET.format(epoch=0).replace("000", "*")):
+                stale.unlink()
         self.search.reporter = reporter
         self.search.checkpoint = checkpoint
+        self.search.snapshot = lambda epoch: self._snapshot(epoch, run)
         if resume:
             self._load(run, reporter)
         reporter.log(f"args = {dict(self.settings)}")
@@ -105,6 +111,9 @@ class Pipeline:
                 checkpoint(self.search.state_dict())
             result = self.search.run()
             checkpoint(self.search.state_dict())
+            races = race_summary(result.decisions, self.search.pool_images)
+            if races is not None:
+                reporter.log(races)
             text = genotype_text(result.genotype)
             reporter.log(f"genotype = {text}")
             reporter.say(f"genotype = {text}")
@@ -124,6 +133,12 @@ class Pipeline:
             draw_genotype(genotypes[label], path)
         self._write_results(result, run, reporter)
         self._show(reporter, pictures, run)
+
+    def _snapshot(self, epoch: int, run: RunDirectory) -> None:
+        """Keep the supernet after an epoch of the search, if it is one to keep."""
+        every = self.settings["ckpt_interval"]
+        if epoch + 1 == self.settings["epochs"] or (every > 0 and (epoch + 1) % every == 0):
+            atomic_save(run.path / SUPERNET.format(epoch=epoch + 1), self.net.full_state_dict())
 
     def _load(self, run: RunDirectory, reporter: RunReporter) -> None:
         state = run.load_checkpoint()

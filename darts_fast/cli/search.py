@@ -19,15 +19,14 @@ from darts_fast.cli.options import (
     with_cutout,
 )
 from darts_fast.cli.pipeline import Pipeline
+from darts_fast.cli.selecting import selection_options
 from darts_fast.data import load_data
 from darts_fast.search import METHODS, SAMPLINGS
-from darts_fast.selection import CRITERIA, MODES, SELECTIONS
 from darts_fast.spaces import SPACES
 
 __all__ = ["search"]
 
 POSITIVE = click.IntRange(min=1)
-CRITERION = click.Choice(CRITERIA)
 
 
 def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
@@ -74,33 +73,11 @@ supernet_options = _options(
         help="Epochs between evaluations on the validation half; 0: never.",
     ),
     click.option("--report_freq", type=POSITIVE, default=50, help="Steps between log lines."),
-)
-
-selection_options = _options(
-    click.option("--select", type=click.Choice(SELECTIONS), default="perturbation"),
     click.option(
-        "--select_mode",
-        type=click.Choice(MODES),
-        default="paired",
-        help="paired: all candidates on the same images; compat: as published, quirks included.",
-    ),
-    click.option(
-        "--proj_intv",
+        "--ckpt_interval",
         type=click.IntRange(min=0),
-        default=5,
-        help="Tuning epochs between projections; 0: no tuning.",
-    ),
-    click.option("--proj_crit", type=CRITERION, default="acc", help="What a removal is judged by."),
-    click.option(
-        "--proj_crit_normal", type=CRITERION, help="For normal cells.  [default: --proj_crit]"
-    ),
-    click.option(
-        "--proj_crit_reduce", type=CRITERION, help="For reduction cells.  [default: --proj_crit]"
-    ),
-    click.option(
-        "--proj_images",
-        type=POSITIVE,
-        help="Score on the first N validation images only.  [default: all]",
+        default=0,
+        help="Keep the supernet of every so many epochs, for analyze; 0: the trained one only.",
     ),
 )
 
@@ -127,7 +104,7 @@ derive_options = _options(
 @common_options
 @click.option("--resume", is_flag=True, help="Go on with the run in --save, bit for bit.")
 @supernet_options
-@selection_options
+@_options(*selection_options)
 @derive_options
 @click.pass_context
 def search(ctx: click.Context, **_: Any) -> None:

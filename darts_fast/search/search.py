@@ -14,13 +14,15 @@ from darts_fast.evaluation import evaluate
 from darts_fast.nn import Supernet
 from darts_fast.search.config import SearchConfig
 from darts_fast.search.reporter import Interrupted, Reporter
-from darts_fast.search.trainer import Trainer
+from darts_fast.search.trainer import Perturb, Trainer
 from darts_fast.seeding import generator, rng_state, set_rng_state
 from darts_fast.selection import (
     SELECTIONS,
     Decision,
     PerturbationConfig,
-    PerturbationSelection,
+    ProgressiveSelection,
+    SelectionConfig,
+    build_selection,
     magnitude_genotype,
 )
 from darts_fast.spaces import Genotype, read_genotype, write_genotype
@@ -60,17 +62,23 @@ class Search:
     seeded by ``config.seed``.
 
     Args:
-        net: a supernet; it is trained, and by ``select="perturbation"`` projected, in place.
+        net: a supernet; it is trained, and by every selection but magnitude projected, in place.
         data: the images; ``data.train`` is cut into a half for the weights and one for architecture
             and selection.
         config: see :class:`SearchConfig`; ``settings`` replace single fields of it.
-        select: ``"perturbation"`` (DARTS-PT) or ``"magnitude"`` (DARTS).
-        perturbation: how to select by perturbation; default with ``config.seed``.
-        proj_images: score removals on the first so many validation images; default all.
+        select: a method of `darts_fast.selection.select`.
+        selection: its configuration; default with ``config.seed``.
+        proj_images: select on the first so many validation images; default all.
+        perturb: gives edge weights for each weight step of the tuning, by cell type (SDARTS), from
+            the network, images and labels; cell types it leaves out keep their own.
         augmentation: of the search; default ``data.augmentation``.
         reporter: is told of the progress, and asked whether to stop.
         checkpoint: takes the state when an epoch or a projection is about to begin or the run is to
             stop.
+        snapshot: called with the number of the epoch after every epoch of the search.
+
+    Attributes:
+        pool_images: images that the selection scores on.
 
     Raises:
         ValueError: settings out of range, images of a size that the network cannot take.
@@ -83,11 +91,13 @@ class Search:
         config: SearchConfig | None = None,
         *,
         select: str = "perturbation",
-        perturbation: PerturbationConfig | None = None,
+        selection: SelectionConfig | None = None,
         proj_images: int | None = None,
         augmentation: Augmentation | None = None,
+        perturb: Perturb | None = None,
         reporter: Reporter | None = None,
         checkpoint: Callable[[dict[str, Any]], object] | None = None,
+        snapshot: Callable[[int], object] | None = None,
         **settings: Any,
     ) -> None:
         if select not in SELECTIONS:
@@ -97,14 +107,16 @@ class Search:
         self.data = data
         self.config = replace(config or SearchConfig(), **settings)
         self.reporter = reporter or Reporter()
-        self.trainer = Trainer(net, data, self.config, augmentation)
+        self.trainer = Trainer(net, data, self.config, augmentation, perturb)
         self.history: list[dict[str, Any]] = []
         self._select = select
         self._magnitude: Genotype | str | None = None
         self.checkpoint = checkpoint
+        self.snapshot = snapshot
         self._done = 0  # forwards and steps of the selection phase
         self._fresh: Batches | None = None
-        self._selection = self._build_selection(perturbation, proj_images)
+        self.pool_images = 0
+        self._selection = self._build_selection(selection, proj_images)
 
     def run(self) -> SearchResult:
         """Train the supernet and select; after :meth:`load_state_dict` the rest of it.
@@ -173,6 +185,8 @@ class Search:
             self.history.append(
                 {"epoch": epoch, "train_acc": train_acc, "valid_acc": valid_acc, "genotype": text}
             )
+            if self.snapshot is not None:
+                self.snapshot(epoch)
             if trainer.epoch < self.config.epochs:
                 self._checkpoint()
         reporter.finish()
@@ -193,9 +207,14 @@ class Search:
         return accuracy
 
     def _build_selection(
-        self, config: PerturbationConfig | None, proj_images: int | None
-    ) -> PerturbationSelection | None:
-        if self._select == "magnitude":
+        self, config: SelectionConfig | None, proj_images: int | None
+    ) -> ProgressiveSelection | None:
+        kind = SELECTIONS[self._select]
+        if kind is None:
+            if config is not None:
+                raise ValueError(
+                    f"Search: magnitude takes no selection, got {type(config).__name__}"
+                )
             return None
         pool, size = self.trainer.valid, self.config.batch_size
         if proj_images is not None:
@@ -205,20 +224,24 @@ class Search:
                     f"got {proj_images}"
                 )
             pool = pool.take(proj_images)
-        config = config or PerturbationConfig(seed=self.config.seed)
+        config = config or kind(seed=self.config.seed)
         source: Any
-        if config.mode == "compat":
+        if isinstance(config, PerturbationConfig) and config.mode == "compat":
             draws = generator(config.seed, "scoring")
             self._fresh = Batches(pool, self.trainer.augmentation, size, draws)
             source = self._fresh_pass
         else:
             source = fixed_batches(pool, self.data.plain, size)
+        self.pool_images = len(pool)
         self._pool_batches = -(-len(pool) // size)
-        return PerturbationSelection(
+        self._converge_epochs = getattr(config, "proj_intv", 0)
+        return build_selection(
+            self._select,
             self.net,
             source,
             config,
             tune=self._tune,
+            converge=self._converge,
             log=self._log,
             between=self._between_forwards,
             checkpoint=self._checkpoint,
@@ -228,8 +251,9 @@ class Search:
         assert self._fresh is not None
         return iter(self._fresh)
 
-    def _run_selection(self, selection: PerturbationSelection) -> None:
-        tuning = selection.tuning_epochs * self.trainer.epoch_steps
+    def _run_selection(self, selection: ProgressiveSelection) -> None:
+        epochs = selection.tuning_epochs + selection.trainings * self._converge_epochs
+        tuning = epochs * self.trainer.epoch_steps
         total = tuning + selection.evaluations * self._pool_batches
         self.reporter.start("select", total, self._done)
         selection.run()
@@ -239,6 +263,18 @@ class Search:
         self.reporter.log(f"epoch {epoch} lr {self.trainer.learning_rate:e}")
         accuracy = self.trainer.run_epoch(self.reporter, self._between_tuning_steps)
         self.reporter.log(f"train_acc {accuracy:f}")
+        if self._fresh is not None and self._evaluates(epoch):  # as published
+            self.reporter.log(f"valid_acc {self._valid_accuracy():f}")
+
+    def _converge(self, net: Supernet) -> None:
+        """Tune a copy of the network, every copy on the same sequence of images."""
+        own = self.trainer
+        trainer = Trainer(net, self.data, self.config, own.augmentation, own.perturb)
+        trainer.start_tuning()
+        for epoch in range(self._converge_epochs):
+            self.reporter.log(f"epoch {epoch} lr {trainer.learning_rate:e}")
+            accuracy = trainer.run_epoch(self.reporter, self._between_converging_steps)
+            self.reporter.log(f"train_acc {accuracy:f}")
 
     def _log(self, line: str) -> None:
         self.reporter.log(line)
@@ -255,6 +291,12 @@ class Search:
     def _between_tuning_steps(self) -> None:
         self._done += 1
         self._between_steps()
+
+    def _between_converging_steps(self) -> None:
+        """As between forwards, but the step has advanced the reporter already."""
+        self._done += 1
+        if self.reporter.stopping:
+            raise Interrupted
 
     def _between_forwards(self) -> None:
         """A projection is done again from its beginning: the checkpoint made there stands."""

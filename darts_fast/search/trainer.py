@@ -17,7 +17,9 @@ from darts_fast.search.methods import ARCHITECTURE_STEPS
 from darts_fast.search.reporter import NonFiniteLossError, Reporter
 from darts_fast.seeding import generator
 
-__all__ = ["ARCH_BETAS", "TUNING_LR_FACTOR", "Trainer"]
+__all__ = ["ARCH_BETAS", "TUNING_LR_FACTOR", "Perturb", "Trainer"]
+
+Perturb = Callable[[Supernet, torch.Tensor, torch.Tensor], Mapping[str, torch.Tensor]]
 
 ARCH_BETAS = (0.5, 0.999)
 TUNING_LR_FACTOR = 0.1
@@ -31,6 +33,7 @@ class Trainer:
         data: ``data.train`` is cut in index order, the first ``train_portion`` for the weights.
         config: see :class:`SearchConfig`.
         augmentation: of both halves, default ``data.augmentation``.
+        perturb: gives edge weights for each weight step of the tuning, see `Search`.
 
     Attributes:
         train, valid: the two halves.
@@ -43,8 +46,10 @@ class Trainer:
         data: Dataset,
         config: SearchConfig,
         augmentation: Augmentation | None = None,
+        perturb: Perturb | None = None,
     ) -> None:
         self.net = net
+        self.perturb = perturb
         self.config = config
         self.augmentation = augmentation or data.augmentation
         parameter = next(net.parameters())
@@ -166,7 +171,10 @@ class Trainer:
             alpha.requires_grad_(False)
         try:
             self.optimizer.zero_grad()
-            logits = self.net(images)
+            given = None
+            if self.tuning and self.perturb is not None:
+                given = self.perturb(self.net, images, labels)
+            logits = self.net(images, weights=given)
             loss = functional.cross_entropy(logits, labels)
             loss.backward()
         finally:

@@ -4,38 +4,92 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 from darts_fast.nn import Supernet
-from darts_fast.selection.config import CRITERIA, MODES, Decision, PerturbationConfig
-from darts_fast.selection.magnitude import magnitude_genotype, magnitude_weights
-from darts_fast.selection.perturbation import BatchSource, PerturbationSelection
+from darts_fast.selection.config import (
+    CRITERIA,
+    MODES,
+    NODE_RULES,
+    SCHEDULES,
+    VARIANTS,
+    Decision,
+    DiscretizationConfig,
+    PerturbationConfig,
+    StrengthConfig,
+    race_summary,
+)
+from darts_fast.selection.discretization import (
+    Converge,
+    DiscretizationSelection,
+    discretized,
+)
+from darts_fast.selection.magnitude import MagnitudeSelection, magnitude_genotype, magnitude_weights
+from darts_fast.selection.perturbation import (
+    BatchSource,
+    OneShotSelection,
+    PerturbationSelection,
+)
+from darts_fast.selection.progressive import ProgressiveSelection
+from darts_fast.selection.race import RaceConfig, RaceResult, race
 from darts_fast.selection.schedule import Schedule, projection_schedule
 from darts_fast.selection.scores import RemovalScores, removal_scores
+from darts_fast.selection.strength import StationaryPointWarning, Strengths, strengths
+from darts_fast.selection.strength_selection import StrengthSelection
 from darts_fast.selection.tables import Score, TableScores, score_tables
 from darts_fast.spaces import Genotype
 
 __all__ = [
     "CRITERIA",
     "MODES",
+    "NODE_RULES",
+    "SCHEDULES",
     "SELECTIONS",
+    "VARIANTS",
     "Decision",
+    "DiscretizationConfig",
+    "DiscretizationSelection",
+    "MagnitudeSelection",
+    "OneShotSelection",
     "PerturbationConfig",
     "PerturbationSelection",
+    "ProgressiveSelection",
+    "RaceConfig",
+    "RaceResult",
     "RemovalScores",
     "Schedule",
     "Score",
     "Selection",
+    "SelectionConfig",
+    "StationaryPointWarning",
+    "StrengthConfig",
+    "StrengthSelection",
+    "Strengths",
     "TableScores",
+    "build_selection",
+    "discretized",
     "magnitude_genotype",
     "magnitude_weights",
     "projection_schedule",
+    "race",
+    "race_summary",
     "removal_scores",
     "score_tables",
     "select",
+    "strengths",
 ]
 
-SELECTIONS = ("perturbation", "magnitude")
+SelectionConfig = PerturbationConfig | StrengthConfig | DiscretizationConfig
+
+# The kind of configuration of every method; magnitude has none.
+SELECTIONS: dict[str, type[SelectionConfig] | None] = {
+    "perturbation": PerturbationConfig,
+    "magnitude": None,
+    "strength": StrengthConfig,
+    "discretization": DiscretizationConfig,
+    "one_shot": PerturbationConfig,
+}
 
 
 @dataclass(frozen=True)
@@ -47,41 +101,99 @@ class Selection:
     decisions: list[Decision] = field(default_factory=list)
 
 
+def build_selection(
+    method: str,
+    net: Supernet,
+    batches: BatchSource,
+    config: SelectionConfig | None = None,
+    *,
+    tune: Callable[[int], None] | None = None,
+    converge: Converge | None = None,
+    log: Callable[[str], None] | None = None,
+    between: Callable[[], None] | None = None,
+    checkpoint: Callable[[], None] | None = None,
+) -> ProgressiveSelection:
+    """The selection phase of a method other than plain magnitude, ready to run and to stop.
+
+    Args: as for `select`; between, checkpoint: see `ProgressiveSelection`.
+
+    Raises:
+        ValueError: unknown method, a configuration of another method, or what its class raises.
+    """
+    if method not in SELECTIONS:
+        raise ValueError(f"select: method must be one of {', '.join(SELECTIONS)}, got {method!r}")
+    kind = SELECTIONS[method]
+    if config is not None and (kind is None or not isinstance(config, kind)):
+        wanted = "no config" if kind is None else f"a {kind.__name__}"
+        raise ValueError(f"select: method {method} takes {wanted}, got {type(config).__name__}")
+    common: dict[str, Any] = {"log": log, "between": between, "checkpoint": checkpoint}
+    given: Any = config
+    source: Any = batches
+    if method == "perturbation":
+        return PerturbationSelection(net, source, given, tune=tune, **common)
+    if method == "strength":
+        return StrengthSelection(net, source, given, tune=tune, **common)
+    if method == "one_shot":
+        return OneShotSelection(net, source, given, **common)
+    if method == "discretization":
+        if converge is None:
+            raise ValueError(
+                "select: method discretization needs converge to train copies, got None"
+            )
+        return DiscretizationSelection(net, source, converge, given, **common)
+    return MagnitudeSelection(net, tune=tune, **common)
+
+
 def select(
     net: Supernet,
     batches: BatchSource | None = None,
     *,
     method: str = "magnitude",
-    config: PerturbationConfig | None = None,
+    config: SelectionConfig | None = None,
+    race: RaceConfig | None = None,
     tune: Callable[[int], None] | None = None,
+    converge: Converge | None = None,
     log: Callable[[str], None] | None = None,
 ) -> Selection:
     """Select an architecture from a trained supernet.
 
     Args:
-        net: the supernet. ``"perturbation"`` writes its projections and, through ``tune``, its
-            weights.
-        batches: labelled images to score on, needed by ``"perturbation"``: a list of ``(images,
-            labels)``, or in mode ``compat`` a function that gives a fresh pass.
-        method: ``"magnitude"`` (DARTS) or ``"perturbation"`` (DARTS-PT).
-        config: of ``"perturbation"``.
+        net: the supernet. Every method but ``"magnitude"`` writes its projections and, through
+            ``tune`` or ``converge``, its weights.
+        batches: labelled images to score on, needed by all but ``"magnitude"``: a list of
+            ``(images, labels)``, or in mode ``compat`` a function that gives a fresh pass.
+        method: ``"magnitude"`` (DARTS), ``"perturbation"`` (DARTS-PT), ``"one_shot"`` (all removals
+            scored once on the supernet as it is), ``"strength"`` (after OStr-DARTS) or
+            ``"discretization"`` (accuracy of a trained copy for every candidate).
+        config: of the method: `PerturbationConfig` (also for ``"one_shot"``), `StrengthConfig` or
+            `DiscretizationConfig`.
+        race: replaces the ``race`` of a `PerturbationConfig`.
         tune: trains the network for one epoch; called between projections with the tuning epoch's
-            number.
+            number. Fixed-alpha variants leave the architecture weights alone in it; perturbations
+            of the architecture weights (SDARTS) happen in it.
+        converge: trains the copy it is given to convergence; ``"discretization"`` needs it.
         log: takes log lines in the originals' form.
 
     Raises:
-        ValueError: unknown method, or no batches where they are needed.
+        ValueError: unknown method, no batches where they are needed, or a configuration that does
+            not belong to the method.
     """
     if method not in SELECTIONS:
         raise ValueError(f"select: method must be one of {', '.join(SELECTIONS)}, got {method!r}")
+    if race is not None:
+        if SELECTIONS[method] is not PerturbationConfig:
+            raise ValueError(f"select: a race needs removals to compare, got method {method!r}")
+        base = config or PerturbationConfig()
+        assert isinstance(base, PerturbationConfig)
+        config = replace(base, race=race)
     if method == "magnitude":
+        if config is not None:
+            raise ValueError(
+                f"select: method magnitude takes no config, got {type(config).__name__}"
+            )
         return Selection(method, magnitude_genotype(net))
     if batches is None:
-        raise ValueError("select: method perturbation needs batches to score on, got None")
-    phase = PerturbationSelection(net, batches, config, tune=tune, log=log or _silent)
+        raise ValueError(f"select: method {method} needs batches to score on, got None")
+    phase = build_selection(method, net, batches, config, tune=tune, converge=converge, log=log)
     decisions = phase.run()
     return Selection(method, net.genotype(), decisions)
-
-
-def _silent(line: str) -> None:
-    """Drop a log line."""

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 
 from darts_fast.nn import Supernet
+from darts_fast.selection.config import Decision
+from darts_fast.selection.progressive import KEPT_EDGES, ProgressiveSelection
 from darts_fast.spaces import Genotype
 
-__all__ = ["magnitude_genotype", "magnitude_weights"]
+__all__ = ["MagnitudeSelection", "magnitude_genotype", "magnitude_weights"]
 
 
 def magnitude_weights(net: Supernet) -> dict[str, torch.Tensor]:
@@ -23,3 +27,74 @@ def magnitude_genotype(net: Supernet) -> Genotype | str:
     before projection.
     """
     return net.space.genotype(magnitude_weights(net))
+
+
+class MagnitudeSelection(ProgressiveSelection):
+    """Magnitude edge by edge with tuning in between: what perturbation-based selection gains by its
+    criterion is what it gains over this (PT-Mag; DARTS-PT, figure 6).
+
+    Args: see `ProgressiveSelection`.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        *,
+        proj_intv: int = 5,
+        seed: int = 0,
+        tune: Callable[[int], None] | None = None,
+        log: Callable[[str], None] | None = None,
+        between: Callable[[], None] | None = None,
+        checkpoint: Callable[[], None] | None = None,
+    ) -> None:
+        super().__init__(
+            net,
+            proj_intv=proj_intv,
+            seed=seed,
+            tune=tune,
+            log=log,
+            between=between,
+            checkpoint=checkpoint,
+        )
+
+    @property
+    def evaluations(self) -> int:
+        """None: the weights are there."""
+        return 0
+
+    def decide_op(self, cell_type: str, edge: int) -> Decision:
+        row = magnitude_weights(self.net)[cell_type][edge]
+        best = int(row.argmax())
+        return Decision(
+            self.epoch,
+            "op",
+            cell_type,
+            edge,
+            [best],
+            candidates=[list(range(len(row)))],
+            strengths=[row.tolist()],
+        )
+
+    def decide_edges(self, cell_type: str, node: int) -> Decision:
+        """The two edges with the largest weight other than that of ``none``, as DARTS does."""
+        edges = list(self.net.space.node_edges[node])
+        weights = magnitude_weights(self.net)[cell_type]
+        names = self.net.space.primitives[cell_type]
+        worth = [
+            max(
+                w
+                for w, name in zip(weights[edge].tolist(), names[edge], strict=True)
+                if name != "none"
+            )
+            for edge in edges
+        ]
+        strongest = sorted(range(len(edges)), key=lambda i: (-worth[i], i))[:KEPT_EDGES]
+        return Decision(
+            self.epoch,
+            "edge",
+            cell_type,
+            node,
+            sorted(edges[i] for i in strongest),
+            candidates=[edges],
+            strengths=[worth],
+        )

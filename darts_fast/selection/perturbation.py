@@ -3,54 +3,49 @@
 ICLR 2021).
 
 Two modes. ``paired`` (default): all candidates of a decision see the same batches, running
-statistics stay, and edges are removed one after the other. ``compat`` follows the published code:
-each candidate sees freshly augmented and shuffled images, running statistics move during scoring,
-and every edge removal is compared with the complete node.
+statistics stay, edges are removed one after the other, and a race may end a decision early.
+``compat`` follows the published code: each candidate sees freshly augmented and shuffled images,
+running statistics move during scoring, and every edge removal is compared with the complete node.
+
+``OneShotSelection`` scores every edge on the trained supernet as it is, with nothing projected and
+nothing tuned.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from darts_fast.nn import Supernet
-from darts_fast.seeding import generator
+from darts_fast.nn.projection import Projection
 from darts_fast.selection.config import Decision, PerturbationConfig
-from darts_fast.selection.schedule import projection_schedule, topology_nodes
-from darts_fast.selection.tables import Batch, Table, TableScores, score_tables
+from darts_fast.selection.progressive import KEPT_EDGES, ProgressiveSelection
+from darts_fast.selection.schedule import topology_nodes
+from darts_fast.selection.scoring import BatchSource, Question, Verdict, full_pass, raced
+from darts_fast.selection.strength import ranked_shares, removal_estimates
+from darts_fast.selection.tables import Table
 
-__all__ = ["BatchSource", "PerturbationSelection"]
+__all__ = ["BatchSource", "OneShotSelection", "PerturbationSelection"]
 
-KEPT_EDGES = 2
-
-BatchSource = Sequence[Batch] | Callable[[], Iterable[Batch]]
-
-
-def _nothing(*_: object) -> None:
-    return None
+ESTIMATE_BATCHES = 2  # of the first-order estimate that orders a race
 
 
-class PerturbationSelection:
-    """The selection phase as an object that can stop between decisions and go on.
+class PerturbationSelection(ProgressiveSelection):
+    """Algorithm 1 of DARTS-PT; see `ProgressiveSelection` for stopping and going on.
 
     Args:
         net: a trained supernet; its projections are written.
         batches: ``paired``: a sequence of ``(images, labels)`` used for every decision; ``compat``:
             a function that gives a fresh pass over the validation images each time it is called.
         config: see :class:`PerturbationConfig`.
-        tune: trains the network for one epoch, called with the tuning epoch's number; None skips
-            tuning.
-        log: takes the originals' log lines.
-        between: called after every forward pass of the scoring; what it raises ends the selection.
-        checkpoint: called when the state is whole: before each projection and after each tuning
-            epoch.
+        tune, log, between, checkpoint: as for `ProgressiveSelection`.
 
     Raises:
-        ValueError: ``batches`` does not suit the mode or is empty.
+        ValueError: ``batches`` does not suit the mode or is empty, or a race is asked for in mode
+            ``compat``.
     """
 
     def __init__(
@@ -60,22 +55,22 @@ class PerturbationSelection:
         config: PerturbationConfig | None = None,
         *,
         tune: Callable[[int], None] | None = None,
-        log: Callable[[str], None] = _nothing,
+        log: Callable[[str], None] | None = None,
         between: Callable[[], None] | None = None,
-        checkpoint: Callable[[], None] = _nothing,
+        checkpoint: Callable[[], None] | None = None,
     ) -> None:
-        self.net = net
         self.config = config or PerturbationConfig()
+        super().__init__(
+            net,
+            proj_intv=self.config.proj_intv,
+            seed=self.config.seed,
+            tune=tune,
+            log=log,
+            between=between,
+            checkpoint=checkpoint,
+        )
         self.batches = batches
-        self.tune = tune
-        self.log = log
-        self.between = between
-        self.checkpoint = checkpoint
-        self.schedule = projection_schedule(net.space, self.config.proj_intv)
-        self.decisions: list[Decision] = []
-        self.epoch = 0
-        self._projected = 0  # projections done in this epoch, counting each cell type
-        self._generator = generator(self.config.seed, "order")
+        self.tunes_last = self.config.mode == "compat"  # as published
         if callable(batches) != (self.config.mode == "compat"):
             wanted = "a function" if self.config.mode == "compat" else "a sequence"
             raise ValueError(
@@ -86,162 +81,184 @@ class PerturbationSelection:
             raise ValueError("perturbation: batches must not be empty, got 0 batches")
 
     @property
-    def finished(self) -> bool:
-        """Whether everything is decided and tuned."""
-        return self.epoch == self.schedule.epochs
-
-    @property
     def evaluations(self) -> int:
-        """Passes over the scoring images that the whole selection takes."""
+        """Passes over the scoring images that the whole selection takes; fewer where it races."""
         space = self.net.space
         ops = [len(names) for name in space.cell_types for names in space.primitives[name]]
-        inputs = [len(space.node_edges[node]) for node in topology_nodes(space)]
-        rounds = [sum(range(KEPT_EDGES + 1, count + 1)) for count in inputs]
+        rounds = [sum(counts) for counts in self._rounds()]
         return sum(n for n in ops if n > 1) + len(space.cell_types) * sum(rounds)
 
-    @property
-    def tuning_epochs(self) -> int:
-        """Epochs of tuning that the whole selection takes."""
-        if self.tune is None or self.config.proj_intv == 0:
-            return 0
-        # Tuning after the last projection changes no decision; only compat spends it, as published.
-        return self.schedule.epochs - (self.config.mode == "paired")
+    def decide_op(self, cell_type: str, edge: int) -> Decision:
+        weights = self._weights()
+        tables: list[Table] = []
+        for op in range(len(self.net.space.primitives[cell_type][edge])):
+            table = weights[cell_type].clone()
+            table[edge, op] = 0
+            tables.append({**weights, cell_type: table})
+        question = Question(self.config.criterion(cell_type), True, f"{cell_type} edge {edge}")
+        verdict = self._ask(
+            tables, question, (cell_type, [[(edge, op)] for op in range(len(tables))])
+        )
+        decision = Decision(self.epoch, "op", cell_type, edge, [verdict.best])
+        return with_verdict(decision, list(range(len(tables))), verdict)
 
-    def run(self) -> list[Decision]:
-        """Decide what is undecided, following the schedule; returns all decisions in order."""
-        while not self.finished:
-            steps = [
-                (kind, cell_type)
-                for kind in self.schedule.at(self.epoch)
-                for cell_type in self.net.space.cell_types
-            ]
-            for kind, cell_type in steps[self._projected :]:
-                self.checkpoint()
-                decide = self._project_op if kind == "op" else self._project_edge
-                decide(cell_type)
-                self._projected += 1
-            if self.tune is not None and self.epoch < self.tuning_epochs:
-                self.tune(self.epoch)
-            self.epoch += 1
-            self._projected = 0
-            self.checkpoint()
-        self.log("projection finished")
-        return self.decisions
-
-    def state_dict(self) -> dict[str, Any]:
-        """Position, decisions and the order's random state; the network is not in it."""
-        return {
-            "epoch": self.epoch,
-            "projected": self._projected,
-            "generator": self._generator.get_state(),
-            "decisions": [asdict(decision) for decision in self.decisions],
-        }
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Go on from a :meth:`state_dict`."""
-        self.epoch = state["epoch"]
-        self._projected = state["projected"]
-        self._generator.set_state(state["generator"])
-        self.decisions = [Decision(**decision) for decision in state["decisions"]]
-
-    def _draw(self, places: Sequence[int]) -> int:
-        return places[int(torch.randint(len(places), (), generator=self._generator))]
-
-    def _project_op(self, cell_type: str) -> None:
-        net = self.net
-        edge = self._draw(net.projection.undecided_edges(cell_type))
-        self.log("project op")
-        self.log(f"selected edge: {edge} {cell_type}")
-        names = net.space.primitives[cell_type][edge]
-        decision = Decision(self.epoch, "op", cell_type, edge, [0])
-        if len(names) > 1:
-            weights = net.edge_weights()[cell_type].detach()
-            tables: list[Table] = []
-            for op in range(len(names)):
-                table = weights.clone()
-                table[edge, op] = 0
-                tables.append({cell_type: table})
-            scores = self._score(tables)
-            decision = self._with_scores(decision, list(range(len(names))), scores)
-            harm = self._harm(cell_type, scores, f"{cell_type} edge {edge}")
-            decision.chosen[0] = harm.index(max(harm))  # ties: the first operation
-        net.projection.project_op(cell_type, edge, decision.chosen[0])
-        self.decisions.append(decision)
-        self.log(f"best opid: {decision.chosen[0]}")
-
-    def _project_edge(self, cell_type: str) -> None:
-        net = self.net
-        node = self._draw(net.projection.undecided_nodes(cell_type))
-        self.log("project edge")
-        self.log(f"selected node: {node} {cell_type}")
+    def decide_edges(self, cell_type: str, node: int) -> Decision:
         decision = Decision(self.epoch, "edge", cell_type, node, [])
-        kept = list(net.space.node_edges[node])
+        question = Question(self.config.criterion(cell_type), False, f"{cell_type} node {node}")
+        kept = list(self.net.space.node_edges[node])
         gone: list[int] = []
+        rounds = len(kept) - KEPT_EDGES
         while len(kept) > KEPT_EDGES:
-            weights = net.edge_weights()[cell_type].detach().clone()
+            weights = self._weights()
             if self.config.mode == "paired":
-                weights[gone] = (
-                    0  # the published code compares with the complete node in every round
-                )
-            tables: list[Table] = []
-            for edge in kept:
-                table = weights.clone()
-                table[edge] = 0
-                tables.append({cell_type: table})
-            scores = self._score(tables)
-            decision = self._with_scores(decision, kept, scores)
-            harm = self._harm(cell_type, scores, f"{cell_type} node {node}")
-            least = min(harm)
-            gone.append(kept.pop(len(harm) - 1 - harm[::-1].index(least)))  # ties: the last edge
+                # The published code compares with the complete node in every round.
+                weights[cell_type] = weights[cell_type].clone()
+                weights[cell_type][gone] = 0
+            places = [[(edge, op) for op in range(self.net.space.num_ops)] for edge in kept]
+            verdict = self._ask(
+                [_without(weights, cell_type, edge) for edge in kept],
+                question,
+                (cell_type, places),
+                rounds,
+            )
+            decision = with_verdict(decision, kept, verdict)
+            gone.append(kept.pop(verdict.best))
         decision.chosen.extend(kept)
-        net.projection.project_edges(cell_type, node, kept)
-        self.decisions.append(decision)
-        self.log(f"top2 edges: ({kept[0]}, {kept[1]})")
+        return decision
 
-    def _score(self, tables: Sequence[Table]) -> TableScores:
-        if not callable(self.batches):
-            scores = score_tables(
-                self.net, self.batches, tables, seed=self.config.seed, between=self.between
-            )
+    def _rounds(self) -> list[list[int]]:
+        """For every node with a choice the candidates of each of its rounds."""
+        inputs = [len(self.net.space.node_edges[node]) for node in topology_nodes(self.net.space)]
+        return [list(range(count, KEPT_EDGES, -1)) for count in inputs]
+
+    def _weights(self) -> dict[str, Tensor]:
+        return {name: table.detach() for name, table in self.net.edge_weights().items()}
+
+    def _ask(
+        self,
+        tables: Sequence[Table],
+        question: Question,
+        removed: tuple[str, Sequence[Sequence[tuple[int, int]]]],
+        rounds: int = 1,
+    ) -> Verdict:
+        """Score the candidates; `removed` says which (edge, op) each table lacks, for the order of
+        a race, `rounds` how many such questions share the error rate.
+        """
+        config, race = self.config, self.config.race
+        if race is None or callable(self.batches):
+            verdict = self._full(tables, question)
         else:
-            passes = [
-                score_tables(
-                    self.net,
-                    self.batches(),
-                    [table],
-                    bn="batch_updating",
-                    seed=None,
-                    between=self.between,
-                )
-                for table in tables
-            ]
-            scores = TableScores(
-                batch_loss=torch.cat([one.batch_loss for one in passes]),
-                batch_correct=torch.cat([one.batch_correct for one in passes]),
-                batch_images=passes[0].batch_images,
+            verdict = raced(
+                self.net,
+                self.batches,
+                tables,
+                question,
+                replace(race, error=race.error / rounds),
+                seed=config.seed,
+                stream=f"race {len(self.decisions)}",
+                between=self.between,
+                shares=self._shares(question, *removed) if race.ordered else None,
             )
-        for accuracy, loss in zip(scores.accuracy.tolist(), scores.loss.tolist(), strict=True):
+        for accuracy, loss in zip(verdict.accuracy, verdict.loss, strict=True):
             self.log(f"valid_acc  {accuracy:f}")
             self.log(f"valid_loss {loss:f}")
-        return scores
+        if verdict.outcome != "full":
+            used = " ".join(str(count) for count in verdict.images)
+            self.log(f"race {verdict.outcome}: images {used}")
+        return verdict
 
-    def _harm(self, cell_type: str, scores: TableScores, place: str) -> list[float]:
-        """Per candidate, larger where its removal hurts more; a loss that is not finite counts as
-        infinite.
+    def _full(self, tables: Sequence[Table], question: Question) -> Verdict:
+        return full_pass(
+            self.net,
+            self.batches,
+            tables,
+            question,
+            seed=self.config.seed,
+            between=self.between,
+        )
+
+    def _shares(
+        self, question: Question, cell_type: str, removed: Sequence[Sequence[tuple[int, int]]]
+    ) -> list[float]:
+        """Of the error rate of a race, by the rank of the first-order estimate.
+
+        The estimate always sees the same batches, so that it is independent of the race's order.
         """
-        if self.config.criterion(cell_type) == "acc":
-            return [-accuracy for accuracy in scores.accuracy.tolist()]
-        loss: Tensor = scores.loss
-        if not loss.isfinite().any():
-            raise FloatingPointError(
-                f"perturbation: some removal must leave a finite loss, got {loss.tolist()} "
-                f"for {place}"
-            )
-        return torch.where(loss.isfinite(), loss, float("inf")).tolist()
+        assert not callable(self.batches)
+        first = self.batches[:ESTIMATE_BATCHES]
+        table = removal_estimates(self.net, first, seed=self.config.seed)[cell_type]
+        estimates = [sum(float(table[edge, op]) for edge, op in places) for places in removed]
+        return ranked_shares(estimates, largest=question.most)
 
-    @staticmethod
-    def _with_scores(decision: Decision, candidates: list[int], scores: TableScores) -> Decision:
-        decision.candidates.append(list(candidates))
-        for name in ("loss", "accuracy", "loss_stderr", "accuracy_stderr"):
-            getattr(decision, name).append(getattr(scores, name).tolist())
-        return Decision(**{**vars(decision), "images": scores.images})
+
+class OneShotSelection(PerturbationSelection):
+    """Every edge and every node decided on the trained supernet, with nothing projected before it
+    and nothing tuned.
+
+    A node keeps the two edges whose removal, each alone, hurts most; a race is for operations only.
+    `config.proj_intv` is not used, and mode ``compat`` is not known.
+    """
+
+    def __init__(
+        self,
+        net: Supernet,
+        batches: BatchSource,
+        config: PerturbationConfig | None = None,
+        *,
+        log: Callable[[str], None] | None = None,
+        between: Callable[[], None] | None = None,
+        checkpoint: Callable[[], None] | None = None,
+    ) -> None:
+        config = replace(config or PerturbationConfig(), proj_intv=0)
+        if config.mode != "paired":
+            raise ValueError(f"one_shot: mode must be paired, got {config.mode!r}")
+        super().__init__(net, batches, config, log=log, between=between, checkpoint=checkpoint)
+
+    def decide_op(self, cell_type: str, edge: int) -> Decision:
+        with _nothing_projected(self.net):
+            return super().decide_op(cell_type, edge)
+
+    def _rounds(self) -> list[list[int]]:
+        return [counts[:1] for counts in super()._rounds()]
+
+    def decide_edges(self, cell_type: str, node: int) -> Decision:
+        """The two edges whose removal, each alone, hurts most."""
+        edges = list(self.net.space.node_edges[node])
+        question = Question(self.config.criterion(cell_type), False, f"{cell_type} node {node}")
+        with _nothing_projected(self.net):
+            weights = self._weights()
+            tables = [_without(weights, cell_type, edge) for edge in edges]
+            verdict = self._full(tables, question)
+        harm = question.harm(verdict.loss, verdict.accuracy)
+        strongest = sorted(range(len(edges)), key=lambda i: (-harm[i], i))[:KEPT_EDGES]
+        decision = Decision(
+            self.epoch, "edge", cell_type, node, sorted(edges[i] for i in strongest)
+        )
+        return with_verdict(decision, edges, verdict)
+
+
+@contextmanager
+def _nothing_projected(net: Supernet) -> Iterator[None]:
+    """The network as it was before any decision."""
+    decided = net.projection
+    net.projection = Projection(net.space)
+    try:
+        yield
+    finally:
+        net.projection = decided
+
+
+def _without(weights: Mapping[str, Tensor], cell_type: str, edge: int) -> Table:
+    table = weights[cell_type].clone()
+    table[edge] = 0
+    return {**weights, cell_type: table}
+
+
+def with_verdict(decision: Decision, candidates: Sequence[int], verdict: Verdict) -> Decision:
+    """The decision with one more round of scores."""
+    decision.candidates.append(list(candidates))
+    for name in ("loss", "accuracy", "loss_stderr", "accuracy_stderr"):
+        getattr(decision, name).append(list(getattr(verdict, name)))
+    decision.images_used.append(list(verdict.images))
+    decision.outcomes.append(verdict.outcome)
+    return replace(decision, images=max(decision.images, *verdict.images))
