@@ -53,6 +53,14 @@ def test_ci_runs_the_second_command():
     assert "README.md" in (ROOT / ".ci" / "run").read_text()
 
 
+def test_races_are_those_of_the_result_file():
+    text = README.read_text()
+    rows = json.loads((RESULTS / "race-cifar10-small.json").read_text())["rows"]
+    names = ("wrong", "same", "exhausted", "undecided", "images")
+    found = [" | ".join(f"{100 * row[name]:.1f} %" for name in names) for row in rows]
+    assert sum(f"| {shares} |" in text for shares in found) >= 4
+
+
 def test_accuracies_are_those_of_the_result_files():
     text = README.read_text()
     for name in ("digits", "cifar10-small"):
