@@ -11,6 +11,8 @@ import shutil
 import subprocess
 import sys
 import tarfile
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from types import ModuleType
 
@@ -62,18 +64,26 @@ def compile_kernel(compiler: str, source: Path, capability: str, out: Path, *ext
     return target
 
 
-@pytest.mark.parametrize("compiler", ["g++", "clang++"])
+def compile_all(calls: Iterable[tuple[str, Path, str, Path]]) -> list[Path]:
+    """`compile_kernel` of every call, on all processors."""
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        return [call.result() for call in [pool.submit(compile_kernel, *c) for c in calls]]
+
+
+@pytest.mark.parametrize("compiler", ["g++", pytest.param("clang++", marks=pytest.mark.slow)])
 @pytest.mark.parametrize("source", KERNELS, ids=lambda path: path.stem)
 def test_objects_keep_to_their_capability(tmp_path, compiler, source):
     if shutil.which(compiler) is None or shutil.which("objdump") is None:
         pytest.skip(f"{compiler} or objdump is not installed")
     widest = {"DEFAULT": 0, "AVX2": 1, "AVX512": 2, "AVX512BF16": 2}
     setup = load_setup()
-    for capability in setup.CPU_CAPABILITIES:
-        own = [ROOT / path for path in setup.CPU_KERNELS.get(capability, [])]
-        if own and source not in own:
-            continue
-        built = compile_kernel(compiler, source, capability, tmp_path)
+    capabilities = [
+        capability
+        for capability in setup.CPU_CAPABILITIES
+        if not (own := setup.CPU_KERNELS.get(capability)) or source in [ROOT / path for path in own]
+    ]
+    builds = compile_all((compiler, source, capability, tmp_path) for capability in capabilities)
+    for capability, built in zip(capabilities, builds, strict=True):
         # A weak symbol may be the copy that the linker keeps for callers on older machines.
         symbols = run("nm", built).stdout
         assert not re.findall(r" [WVu] (\S+)", symbols)
@@ -99,8 +109,7 @@ def test_baseline_builds_for_another_architecture(tmp_path):
     compiler = "aarch64-linux-gnu-g++"
     if shutil.which(compiler) is None:
         pytest.skip(f"{compiler} is not installed")
-    for source in KERNELS:
-        compile_kernel(compiler, source, "DEFAULT", tmp_path)
+    compile_all((compiler, source, "DEFAULT", tmp_path) for source in KERNELS)
     capability = ROOT / "csrc/cpu/capability.cpp"
     done = run(
         *(compiler, "-std=c++20", "-Wall", "-Werror", "-Icsrc", "-c", capability),

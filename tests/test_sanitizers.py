@@ -67,8 +67,8 @@ GUARDS = [
     ),
     (
         "cpu/workspace.h",
-        "arena_transient(bytes_); }\n",
-        """arena_transient(bytes_);
+        "at::TensorOptions().dtype(at::kByte)); }\n",
+        """at::TensorOptions().dtype(at::kByte));
     for (const auto& [at, size] : zones_) __asan_poison_memory_region(get<char>(at), size);
   }
 """,

@@ -176,8 +176,8 @@ at::Tensor arena_empty(int64_t elements, const at::TensorOptions& options) {
   return arena_strided({elements}, {1}, options, false);
 }
 
-at::Tensor arena_transient(int64_t bytes) {
-  return arena_strided({bytes}, {1}, at::TensorOptions().dtype(at::kByte), true);
+at::Tensor arena_transient(int64_t elements, const at::TensorOptions& options) {
+  return arena_strided({elements}, {1}, options, true);
 }
 
 at::Tensor arena_maps(at::IntArrayRef sizes, const at::TensorOptions& options) {

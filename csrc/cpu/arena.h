@@ -23,8 +23,8 @@ at::Tensor arena_empty(int64_t elements, const at::TensorOptions& options);
 // The same as maps [N, C, H, W] in channels_last.
 at::Tensor arena_maps(at::IntArrayRef sizes, const at::TensorOptions& options);
 
-// Bytes that the caller gives back before anybody else asks for memory: of whatever block fits.
-at::Tensor arena_transient(int64_t bytes);
+// The same for what the calling op gives back itself: of whatever block is large enough.
+at::Tensor arena_transient(int64_t elements, const at::TensorOptions& options);
 
 // Gives all cached blocks back to the system; tensors are not touched.
 void arena_release();

@@ -156,7 +156,8 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
   const bool whole = !save && !takes_batch_statistics(a);
   // Where no map is stored, none is rounded.
   const Precision rounding = whole ? Precision::kFull : a.precision;
-  Tensor maps = arena_empty(whole ? 0 : buffer_elements(a.plan), options);
+  const int64_t kept = whole ? 0 : buffer_elements(a.plan);
+  Tensor maps = save ? arena_empty(kept, options) : arena_transient(kept, options);
   Tensor mean = at::empty({groups, s.norms, s.channels}, options);
   Tensor var = at::empty({groups, s.norms, s.channels}, options);
   dispatch_cell(a, rounding, [&]<typename scalar_t, typename map_t>() {

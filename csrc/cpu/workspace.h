@@ -20,7 +20,7 @@ class Workspace {
     return at;
   }
 
-  void allocate() { block_ = arena_transient(bytes_); }
+  void allocate() { block_ = arena_transient(bytes_, at::TensorOptions().dtype(at::kByte)); }
 
   template <typename T>
   T* get(int64_t at) const {

@@ -25,6 +25,7 @@ from darts_fast.selection.discretization import (
     DiscretizationSelection,
     discretized,
 )
+from darts_fast.selection.engine import BatchScores, MaskedEvaluation
 from darts_fast.selection.magnitude import MagnitudeSelection, magnitude_genotype, magnitude_weights
 from darts_fast.selection.perturbation import (
     BatchSource,
@@ -33,11 +34,12 @@ from darts_fast.selection.perturbation import (
 )
 from darts_fast.selection.progressive import ProgressiveSelection
 from darts_fast.selection.race import RaceConfig, RaceResult, race
+from darts_fast.selection.removals import Removal, every_removal
 from darts_fast.selection.schedule import Schedule, projection_schedule
 from darts_fast.selection.scores import RemovalScores, removal_scores
 from darts_fast.selection.strength import StationaryPointWarning, Strengths, strengths
 from darts_fast.selection.strength_selection import StrengthSelection
-from darts_fast.selection.tables import Score, TableScores, score_tables
+from darts_fast.selection.tables import Difference, Score, TableScores, score_tables
 from darts_fast.spaces import Genotype
 
 __all__ = [
@@ -47,16 +49,20 @@ __all__ = [
     "SCHEDULES",
     "SELECTIONS",
     "VARIANTS",
+    "BatchScores",
     "Decision",
+    "Difference",
     "DiscretizationConfig",
     "DiscretizationSelection",
     "MagnitudeSelection",
+    "MaskedEvaluation",
     "OneShotSelection",
     "PerturbationConfig",
     "PerturbationSelection",
     "ProgressiveSelection",
     "RaceConfig",
     "RaceResult",
+    "Removal",
     "RemovalScores",
     "Schedule",
     "Score",
@@ -69,6 +75,7 @@ __all__ = [
     "TableScores",
     "build_selection",
     "discretized",
+    "every_removal",
     "magnitude_genotype",
     "magnitude_weights",
     "projection_schedule",
