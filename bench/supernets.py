@@ -15,8 +15,7 @@ from torch import Tensor, nn
 from work import Work, count_work
 
 from darts_fast.backend import use_backend
-from darts_fast.nn import build_supernet
-from darts_fast.search.methods import frozen
+from darts_fast.nn import build_supernet, frozen
 
 CHANNELS, SIZE, CLASSES = 16, 32, 10
 LAYERS = {"s5": 8, "nasbench201": 5}  # of the latter per stage

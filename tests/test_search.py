@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from darts_fast.data import Dataset, load_data
-from darts_fast.nn import Supernet, build_supernet
+from darts_fast.nn import Supernet, build_supernet, frozen
 from darts_fast.search import (
     Interrupted,
     NonFiniteLossError,
@@ -22,7 +22,7 @@ from darts_fast.search import (
     Trainer,
     genotype_text,
 )
-from darts_fast.search.methods import first_order_step, frozen
+from darts_fast.search.methods import first_order_step
 from darts_fast.seeding import seed_everything
 from darts_fast.selection import (
     DiscretizationConfig,

@@ -10,7 +10,7 @@ from typing import Any
 
 import click
 
-from darts_fast.cli.options import debug_option, set_threads
+from darts_fast.cli.options import debug_option, set_threads, with_options
 from darts_fast.cli.pipeline import SUPERNET
 from darts_fast.data import Dataset, fixed_batches, load_data, split
 from darts_fast.nn import Supernet, build_supernet
@@ -105,9 +105,7 @@ def analysis_options(command: Callable[..., Any]) -> Callable[..., Any]:
         click.option("--threads", type=click.IntRange(min=1), help="[default: torch's]"),
         debug_option,
     )
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(*options)(command)
 
 
 epoch_option = click.option(

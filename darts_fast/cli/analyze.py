@@ -23,7 +23,7 @@ from darts_fast.cli.analysed_run import (
     open_analysed,
     results_directory,
 )
-from darts_fast.cli.options import CONTEXT
+from darts_fast.cli.options import CONTEXT, with_options
 from darts_fast.cli.selecting import race_config, race_options
 from darts_fast.nn import Supernet
 from darts_fast.report import (
@@ -220,15 +220,9 @@ def discretization(
     console.print(f"picture: {picture}", soft_wrap=True)
 
 
-def _race(command: Callable[..., Any]) -> Callable[..., Any]:
-    for option in reversed(race_options):
-        command = option(command)
-    return command
-
-
 @analyze.command(context_settings=CONTEXT)
 @analysis_options
-@_race
+@with_options(*race_options)
 @click.option(
     "--select",
     "methods",

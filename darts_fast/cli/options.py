@@ -20,12 +20,14 @@ from darts_fast.runs import CONFIG, RunDirectory, RunDirectoryError, read_json
 
 __all__ = [
     "CONTEXT",
+    "Decorator",
     "common_options",
     "debug_option",
     "fill_in_config",
     "open_run",
     "set_threads",
     "with_cutout",
+    "with_options",
 ]
 
 # Belong to one call of the command, not to the run it describes.
@@ -40,6 +42,17 @@ CONTEXT = {
 }
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def with_options(*options: Decorator) -> Decorator:
+    """Several options as one decorator; help lists them in this order."""
+
+    def apply(command: Callable[..., Any]) -> Callable[..., Any]:
+        for option in reversed(options):
+            command = option(command)
+        return command
+
+    return apply
 
 
 def _set_debug(ctx: click.Context, _: click.Parameter, value: bool) -> None:
@@ -87,9 +100,7 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         debug_option,
     ]
-    for option in reversed(options):
-        command = option(command)
-    return command
+    return with_options(*options)(command)
 
 
 def fill_in_config(ctx: click.Context) -> dict[str, Any]:

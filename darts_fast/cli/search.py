@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -17,6 +16,7 @@ from darts_fast.cli.options import (
     open_run,
     set_threads,
     with_cutout,
+    with_options,
 )
 from darts_fast.cli.pipeline import Pipeline
 from darts_fast.cli.selecting import selection_options
@@ -29,16 +29,7 @@ __all__ = ["search"]
 POSITIVE = click.IntRange(min=1)
 
 
-def _options(*options: Callable[..., Any]) -> Callable[..., Any]:
-    def apply(command: Callable[..., Any]) -> Callable[..., Any]:
-        for option in reversed(options):
-            command = option(command)
-        return command
-
-    return apply
-
-
-supernet_options = _options(
+supernet_options = with_options(
     click.option(
         "--space", "--search_space", "space", type=click.Choice(list(SPACES)), default="s5"
     ),
@@ -81,7 +72,7 @@ supernet_options = _options(
     ),
 )
 
-derive_options = _options(
+derive_options = with_options(
     click.option(
         "--derive",
         is_flag=True,
@@ -104,7 +95,7 @@ derive_options = _options(
 @common_options
 @click.option("--resume", is_flag=True, help="Go on with the run in --save, bit for bit.")
 @supernet_options
-@_options(*selection_options)
+@with_options(*selection_options)
 @derive_options
 @click.pass_context
 def search(ctx: click.Context, **_: Any) -> None:

@@ -3,11 +3,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import click
 
+from darts_fast.cli.options import Decorator
 from darts_fast.selection import (
     CRITERIA,
     MODES,
@@ -27,8 +28,6 @@ from darts_fast.spaces import Space
 __all__ = ["race_config", "race_options", "selection_config", "selection_options"]
 
 CRITERION = click.Choice(CRITERIA)
-
-Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
 
 race_options: tuple[Decorator, ...] = (
     click.option(

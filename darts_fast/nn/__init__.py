@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from darts_fast.nn.cell import Cell
+from darts_fast.nn.freezing import frozen
 from darts_fast.nn.mixed_op import MixedOp
 from darts_fast.nn.nasbench201 import TinyNetwork
 from darts_fast.nn.network import Network
@@ -21,6 +22,7 @@ __all__ = [
     "Supernet",
     "TinyNetwork",
     "build_supernet",
+    "frozen",
 ]
 
 

@@ -3,31 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional
 
-from darts_fast.nn import Supernet
+from darts_fast.nn import Supernet, frozen
 
-__all__ = ["ARCHITECTURE_STEPS", "ArchitectureStep", "first_order_step", "frozen"]
-
-
-@contextmanager
-def frozen(parameters: list[nn.Parameter]) -> Iterator[None]:
-    """No gradient is computed for ``parameters`` inside; afterwards their flags are as they
-    were.
-    """
-    flags = [parameter.requires_grad for parameter in parameters]
-    try:
-        for parameter in parameters:
-            parameter.requires_grad_(False)
-        yield
-    finally:
-        for parameter, flag in zip(parameters, flags, strict=True):
-            parameter.requires_grad_(flag)
+__all__ = ["ARCHITECTURE_STEPS", "ArchitectureStep", "first_order_step"]
 
 
 def first_order_step(

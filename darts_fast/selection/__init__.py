@@ -108,6 +108,21 @@ class Selection:
     decisions: list[Decision] = field(default_factory=list)
 
 
+def _config_class(method: str) -> type[SelectionConfig] | None:
+    """What configures a method; ValueError for one that does not exist."""
+    if method not in SELECTIONS:
+        raise ValueError(f"select: method must be one of {', '.join(SELECTIONS)}, got {method!r}")
+    return SELECTIONS[method]
+
+
+def _check_config(method: str, config: SelectionConfig | None) -> None:
+    """Raise ValueError unless the method exists and the configuration is one of its own."""
+    kind = _config_class(method)
+    if config is not None and (kind is None or not isinstance(config, kind)):
+        wanted = "no config" if kind is None else f"a {kind.__name__}"
+        raise ValueError(f"select: method {method} takes {wanted}, got {type(config).__name__}")
+
+
 def build_selection(
     method: str,
     net: Supernet,
@@ -127,12 +142,7 @@ def build_selection(
     Raises:
         ValueError: unknown method, a configuration of another method, or what its class raises.
     """
-    if method not in SELECTIONS:
-        raise ValueError(f"select: method must be one of {', '.join(SELECTIONS)}, got {method!r}")
-    kind = SELECTIONS[method]
-    if config is not None and (kind is None or not isinstance(config, kind)):
-        wanted = "no config" if kind is None else f"a {kind.__name__}"
-        raise ValueError(f"select: method {method} takes {wanted}, got {type(config).__name__}")
+    _check_config(method, config)
     common: dict[str, Any] = {"log": log, "between": between, "checkpoint": checkpoint}
     given: Any = config
     source: Any = batches
@@ -185,19 +195,15 @@ def select(
         ValueError: unknown method, no batches where they are needed, or a configuration that does
             not belong to the method.
     """
-    if method not in SELECTIONS:
-        raise ValueError(f"select: method must be one of {', '.join(SELECTIONS)}, got {method!r}")
+    kind = _config_class(method)
     if race is not None:
-        if SELECTIONS[method] is not PerturbationConfig:
+        if kind is not PerturbationConfig:
             raise ValueError(f"select: a race needs removals to compare, got method {method!r}")
         base = config or PerturbationConfig()
         assert isinstance(base, PerturbationConfig)
         config = replace(base, race=race)
     if method == "magnitude":
-        if config is not None:
-            raise ValueError(
-                f"select: method magnitude takes no config, got {type(config).__name__}"
-            )
+        _check_config(method, config)
         return Selection(method, magnitude_genotype(net))
     if batches is None:
         raise ValueError(f"select: method {method} needs batches to score on, got None")

@@ -16,7 +16,7 @@ import torch
 
 from darts_fast.nn import Supernet
 from darts_fast.selection.config import Decision, DiscretizationConfig
-from darts_fast.selection.progressive import KEPT_EDGES, ProgressiveSelection
+from darts_fast.selection.progressive import KEPT_EDGES, ProgressiveSelection, fixed_pool
 from darts_fast.selection.schedule import topology_nodes
 from darts_fast.selection.tables import Batch, Score, score_tables
 
@@ -107,21 +107,16 @@ class DiscretizationSelection(ProgressiveSelection):
             between=between,
             checkpoint=checkpoint,
         )
-        if callable(batches):
-            raise ValueError("discretization: batches must be a sequence, got a function")
-        if len(batches) == 0:
-            raise ValueError("discretization: batches must not be empty, got 0 batches")
-        self.batches = batches
+        self.batches = fixed_pool("discretization", batches)
         self.converge = converge
 
     @property
     def evaluations(self) -> int:
         """Passes over the scoring images, one for each candidate; each has its own training."""
         space = self.net.space
-        ops = [len(names) for name in space.cell_types for names in space.primitives[name]]
         inputs = [len(space.node_edges[node]) for node in topology_nodes(space)]
         pairs = sum(count * (count - 1) // 2 for count in inputs)
-        return sum(n for n in ops if n > 1) + len(space.cell_types) * pairs
+        return self._op_candidates + len(space.cell_types) * pairs
 
     @property
     def trainings(self) -> int:

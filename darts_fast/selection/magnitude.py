@@ -3,13 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
 from darts_fast.nn import Supernet
 from darts_fast.selection.config import Decision
-from darts_fast.selection.progressive import KEPT_EDGES, ProgressiveSelection
+from darts_fast.selection.progressive import ProgressiveSelection, strongest
 from darts_fast.spaces import Genotype
 
 __all__ = ["MagnitudeSelection", "magnitude_genotype", "magnitude_weights"]
@@ -35,27 +33,6 @@ class MagnitudeSelection(ProgressiveSelection):
 
     Args: see `ProgressiveSelection`.
     """
-
-    def __init__(
-        self,
-        net: Supernet,
-        *,
-        proj_intv: int = 5,
-        seed: int = 0,
-        tune: Callable[[int], None] | None = None,
-        log: Callable[[str], None] | None = None,
-        between: Callable[[], None] | None = None,
-        checkpoint: Callable[[], None] | None = None,
-    ) -> None:
-        super().__init__(
-            net,
-            proj_intv=proj_intv,
-            seed=seed,
-            tune=tune,
-            log=log,
-            between=between,
-            checkpoint=checkpoint,
-        )
 
     @property
     def evaluations(self) -> int:
@@ -88,13 +65,12 @@ class MagnitudeSelection(ProgressiveSelection):
             )
             for edge in edges
         ]
-        strongest = sorted(range(len(edges)), key=lambda i: (-worth[i], i))[:KEPT_EDGES]
         return Decision(
             self.epoch,
             "edge",
             cell_type,
             node,
-            sorted(edges[i] for i in strongest),
+            strongest(edges, worth),
             candidates=[edges],
             strengths=[worth],
         )

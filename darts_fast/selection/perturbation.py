@@ -22,7 +22,7 @@ from torch import Tensor
 from darts_fast.nn import Supernet
 from darts_fast.nn.projection import Projection
 from darts_fast.selection.config import Decision, PerturbationConfig
-from darts_fast.selection.progressive import KEPT_EDGES, ProgressiveSelection
+from darts_fast.selection.progressive import KEPT_EDGES, ProgressiveSelection, strongest
 from darts_fast.selection.schedule import topology_nodes
 from darts_fast.selection.scoring import BatchSource, Question, Verdict, full_pass, raced
 from darts_fast.selection.strength import ranked_shares, removal_estimates
@@ -83,10 +83,8 @@ class PerturbationSelection(ProgressiveSelection):
     @property
     def evaluations(self) -> int:
         """Passes over the scoring images that the whole selection takes; fewer where it races."""
-        space = self.net.space
-        ops = [len(names) for name in space.cell_types for names in space.primitives[name]]
         rounds = [sum(counts) for counts in self._rounds()]
-        return sum(n for n in ops if n > 1) + len(space.cell_types) * sum(rounds)
+        return self._op_candidates + len(self.net.space.cell_types) * sum(rounds)
 
     def decide_op(self, cell_type: str, edge: int) -> Decision:
         weights = self._weights()
@@ -229,12 +227,8 @@ class OneShotSelection(PerturbationSelection):
             weights = self._weights()
             tables = [_without(weights, cell_type, edge) for edge in edges]
             verdict = self._full(tables, question)
-        harm = question.harm(verdict.loss, verdict.accuracy)
-        strongest = sorted(range(len(edges)), key=lambda i: (-harm[i], i))[:KEPT_EDGES]
-        decision = Decision(
-            self.epoch, "edge", cell_type, node, sorted(edges[i] for i in strongest)
-        )
-        return with_verdict(decision, edges, verdict)
+        kept = strongest(edges, question.harm(verdict.loss, verdict.accuracy))
+        return with_verdict(Decision(self.epoch, "edge", cell_type, node, kept), edges, verdict)
 
 
 @contextmanager

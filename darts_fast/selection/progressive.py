@@ -8,7 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -16,14 +16,34 @@ from darts_fast.nn import Supernet
 from darts_fast.seeding import generator
 from darts_fast.selection.config import Decision
 from darts_fast.selection.schedule import projection_schedule
+from darts_fast.selection.tables import Batch
 
-__all__ = ["KEPT_EDGES", "ProgressiveSelection"]
+__all__ = ["KEPT_EDGES", "ProgressiveSelection", "fixed_pool", "strongest"]
 
 KEPT_EDGES = 2
 
 
 def _nothing(*_: object) -> None:
     return None
+
+
+def strongest(edges: Sequence[int], worth: Sequence[float]) -> list[int]:
+    """The edges that a node keeps, in order: those worth most, of equals the first."""
+    ranked = sorted(range(len(edges)), key=lambda i: (-worth[i], i))
+    return sorted(edges[i] for i in ranked[:KEPT_EDGES])
+
+
+def fixed_pool(method: str, batches: object) -> Sequence[Batch]:
+    """The batches of a method that sees the same ones at every decision.
+
+    Raises ValueError, in the name of the method, for a function or for none.
+    """
+    if callable(batches):
+        raise ValueError(f"{method}: batches must be a sequence, got a function")
+    pool = cast(Sequence[Batch], batches)
+    if len(pool) == 0:
+        raise ValueError(f"{method}: batches must not be empty, got 0 batches")
+    return pool
 
 
 class ProgressiveSelection(ABC):
@@ -48,8 +68,8 @@ class ProgressiveSelection(ABC):
         self,
         net: Supernet,
         *,
-        proj_intv: int,
-        seed: int,
+        proj_intv: int = 5,
+        seed: int = 0,
         tune: Callable[[int], None] | None = None,
         log: Callable[[str], None] | None = None,
         between: Callable[[], None] | None = None,
@@ -79,6 +99,13 @@ class ProgressiveSelection(ABC):
     @abstractmethod
     def decide_edges(self, cell_type: str, node: int) -> Decision:
         """Choose two inputs for a node that has more."""
+
+    @property
+    def _op_candidates(self) -> int:
+        """Operations of all edges that have several."""
+        space = self.net.space
+        counts = [len(names) for kind in space.cell_types for names in space.primitives[kind]]
+        return sum(count for count in counts if count > 1)
 
     @property
     def trainings(self) -> int:

@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from darts_fast.nn import Supernet
+from darts_fast.nn import Supernet, frozen
 from darts_fast.selection.config import VARIANTS
 from darts_fast.selection.engine.restore import keyed_draws, untouched
 from darts_fast.selection.tables import Batch, Table, score_tables
@@ -117,15 +117,12 @@ def gate_gradients(
 @contextmanager
 def _quiet(net: Supernet, seed: int | None, batch: int) -> Iterator[None]:
     """Forwards inside leave no trace on the network, and no gradient of its weights is computed."""
-    flags = [(parameter, parameter.requires_grad) for parameter in net.parameters()]
-    try:
-        for parameter, _ in flags:
-            parameter.requires_grad_(False)
-        with untouched(net, "batch", keep_rng=seed is not None), keyed_draws(net, seed, batch):
-            yield
-    finally:
-        for parameter, flag in flags:
-            parameter.requires_grad_(flag)
+    with (
+        frozen(list(net.parameters())),
+        untouched(net, "batch", keep_rng=seed is not None),
+        keyed_draws(net, seed, batch),
+    ):
+        yield
 
 
 def strengths(

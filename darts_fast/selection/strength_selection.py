@@ -11,7 +11,7 @@ from torch import Tensor
 from darts_fast.nn import Supernet
 from darts_fast.selection.config import Decision, StrengthConfig
 from darts_fast.selection.magnitude import magnitude_weights
-from darts_fast.selection.progressive import KEPT_EDGES, ProgressiveSelection
+from darts_fast.selection.progressive import ProgressiveSelection, fixed_pool, strongest
 from darts_fast.selection.schedule import topology_nodes
 from darts_fast.selection.strength import strengths
 from darts_fast.selection.tables import Batch
@@ -57,12 +57,8 @@ class StrengthSelection(ProgressiveSelection):
             between=between,
             checkpoint=checkpoint,
         )
-        if callable(batches):
-            raise ValueError("strength: batches must be a sequence, got a function")
-        if len(batches) == 0:
-            raise ValueError("strength: batches must not be empty, got 0 batches")
         self.config = config
-        self.batches = batches
+        self.batches = fixed_pool("strength", batches)
         self._tables: dict[str, Tensor] | None = None
 
     @property
@@ -84,9 +80,7 @@ class StrengthSelection(ProgressiveSelection):
         edges = list(self.net.space.node_edges[node])
         table = self._strengths(cell_type)[edges]
         found = (table.amax(1) if self.config.node_rule == "max" else table.sum(1)).tolist()
-        strongest = sorted(range(len(edges)), key=lambda i: (-found[i], i))[:KEPT_EDGES]
-        kept = sorted(edges[i] for i in strongest)
-        return self._decision("edge", cell_type, node, kept, edges, found)
+        return self._decision("edge", cell_type, node, strongest(edges, found), edges, found)
 
     def _decision(
         self,
