@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Sequence
 
 import pytest
@@ -323,6 +324,22 @@ def test_networks_that_are_not_walked(case: str, forwards: list[int]) -> None:
         assert len(seen) == (8 if case == "hook" else 0)
         expected = naive(net, batches, tables) if case != "module" else found
     assert torch.equal(found.loss, expected.loss)
+
+
+def test_what_changes_between_calls_is_seen(forwards: list[int]) -> None:
+    net, ((images, labels),) = small_net("s2", layers=3), small_batches((4,))
+    del forwards[:]
+    evaluate = MaskedEvaluation(net, mixed_tables(net)[:4])
+    first = evaluate(images, labels)
+    assert forwards == []
+    hook = net.cells[1].register_forward_hook(lambda *_: None)
+    evaluate(images, labels)
+    assert forwards == 4 * [4]
+    hook.remove()
+    net.cells[0] = copy.deepcopy(net.cells[0])
+    again = evaluate(images, labels)
+    assert len(forwards) == 4
+    assert torch.equal(again.loss, first.loss)
 
 
 def test_the_engine_makes_no_full_forward(forwards: list[int]) -> None:

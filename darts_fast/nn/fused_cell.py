@@ -7,6 +7,7 @@ Running statistics of batch norms in training mode move as their own forward wou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import cast
 
 import torch
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 
 from darts_fast import _ops
 from darts_fast.backend import backend
-from darts_fast.functional import Norm, relu_conv_norm, update_running_statistics
+from darts_fast.functional import Norm, ReluConvNorm, relu_conv_norm, update_running_statistics
 from darts_fast.functional._checks import map_precision
 from darts_fast.nn.blocks import moves, norm_kind
 from darts_fast.nn.node import runs_fused
@@ -70,8 +71,8 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
     norms = plan.norms
     runs = [True] * plan.width if zero == "multiply" else [w != 0.0 for w in weights[0].tolist()]
     active = None
-    gammas = _affine(norms, "weight", weights)
-    betas = _affine(norms, "bias", weights)
+    given = norm_arguments(norms, weights)
+    gammas, betas = given.gammas, given.betas
     if not all(runs):
         active = torch.tensor([runs])
         live, reached = plan.live(runs)
@@ -79,7 +80,6 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
         gammas = gammas and _attached(gammas, plan.norm_ops, live)
         betas = betas and _attached(betas, plan.norm_ops, live)
         inputs = [x if reached[i] else x.detach() for i, x in enumerate(inputs)]
-    kinds = [NORM_NONE if norm is None else _number(norm) for norm in norms]
     differentiable = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (weights, *inputs, *convolutions, *gammas, *betas)
     )
@@ -89,11 +89,11 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
         convolutions,
         gammas,
         betas,
-        _running(norms, kinds, "running_mean", weights),
-        _running(norms, kinds, "running_var", weights),
+        given.running_means,
+        given.running_vars,
         plan.ops,
-        kinds,
-        [0.0 if norm is None else norm.eps for norm in norms],
+        given.kinds,
+        given.eps,
         plan.nodes,
         plan.multiplier,
         plan.stride,
@@ -120,14 +120,30 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
 
 def run_preprocess(module: nn.Module, x: Tensor, *, by_structure: bool = False) -> Tensor:
     """module(x); a `ReLUConvBN` or `FactorizedReduce` as one native call where it says the same."""
-    parts = describe(module, by_structure=by_structure) if runs_native(x) else None
+    found = native_preprocess(module, x, by_structure=by_structure) if runs_native(x) else None
+    if found is None:
+        return cast(Tensor, module(x))
+    out, norm = found
+    if moves(norm):
+        count = out.output.numel() // out.output.shape[1]
+        update_running_statistics([norm], out.mean, out.var, count)
+    return out.output
+
+
+def native_preprocess(
+    module: nn.Module, x: Tensor, *, groups: int = 1, by_structure: bool = False
+) -> tuple[ReluConvNorm, nn.BatchNorm2d] | None:
+    """A `ReLUConvBN` or `FactorizedReduce` as one native call and the norm in it, whose running
+    statistics stay; None where only the module says what it computes.
+    """
+    parts = describe(module, by_structure=by_structure)
     if (
         parts is None
         or parts.kind not in ("dense", "factorized_reduce")
         or (parts.kind == "factorized_reduce" and (x.shape[2] % 2 or x.shape[3] % 2))
         or any(has_hooks(part) for part in module.modules())
     ):
-        return cast(Tensor, module(x))
+        return None
     norm = cast(nn.BatchNorm2d, parts.norms[0])
     kind = norm_kind(norm)
     running = kind == "running"
@@ -143,11 +159,34 @@ def run_preprocess(module: nn.Module, x: Tensor, *, by_structure: bool = False) 
             norm.running_var if running else None,
         ),
         stride=parts.stride,
+        groups=groups,
     )
-    if moves(norm):
-        count = out.output.numel() // out.output.shape[1]
-        update_running_statistics([norm], out.mean, out.var, count)
-    return out.output
+    return out, norm
+
+
+@dataclass(frozen=True)
+class NormArguments:
+    """What a native cell takes of its norms, in their order; [] where none of them has any."""
+
+    gammas: list[Tensor]
+    betas: list[Tensor]
+    running_means: list[Tensor]
+    running_vars: list[Tensor]
+    kinds: list[int]
+    eps: list[float]
+
+
+def norm_arguments(norms: Sequence[nn.BatchNorm2d | None], like: Tensor) -> NormArguments:
+    """The norms as the native op takes them. Args: like, of the dtype and device of the maps."""
+    kinds = [NORM_NONE if norm is None else _number(norm) for norm in norms]
+    return NormArguments(
+        _affine(norms, "weight", like),
+        _affine(norms, "bias", like),
+        _running(norms, kinds, "running_mean", like),
+        _running(norms, kinds, "running_var", like),
+        kinds,
+        [0.0 if norm is None else norm.eps for norm in norms],
+    )
 
 
 def _number(norm: nn.BatchNorm2d) -> int:

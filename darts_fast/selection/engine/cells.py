@@ -14,14 +14,12 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from darts_fast.functional import Norm, relu_conv_norm
-from darts_fast.nn.blocks import norm_kind
 from darts_fast.nn.cell import Cell
-from darts_fast.nn.fused_cell import run_preprocess, runs_native
+from darts_fast.nn.fused_cell import native_preprocess, run_preprocess, runs_native
 from darts_fast.nn.mixed_op import MixedOp
 from darts_fast.nn.nasbench201 import NAS201SearchCell
 from darts_fast.nn.operations import Noise, Zero
-from darts_fast.nn.plan import describe, has_hooks, plan_cell
+from darts_fast.nn.plan import plan_cell
 from darts_fast.selection.engine.split import SplitCell
 from darts_fast.selection.engine.states import State, Variants
 from darts_fast.selection.engine.terms import Operations, run_terms
@@ -110,31 +108,8 @@ def preprocess(module: nn.Module, state: State, groups: int) -> State:
     """`run_preprocess` per group."""
     if not state.grouped:
         return State(run_preprocess(module, state.maps), False)
-    parts = describe(module)
-    if (
-        parts is None
-        or parts.kind not in ("dense", "factorized_reduce")
-        or any(has_hooks(part) for part in module.modules())
-    ):
-        return per_group(module, state, groups)
-    norm = cast(nn.BatchNorm2d, parts.norms[0])
-    kind = norm_kind(norm)
-    running = kind == "running"
-    out = relu_conv_norm(
-        state.maps,
-        [conv.weight for conv in parts.convolutions],
-        Norm(
-            kind,
-            norm.eps,
-            norm.weight if norm.affine else None,
-            norm.bias if norm.affine else None,
-            norm.running_mean if running else None,
-            norm.running_var if running else None,
-        ),
-        stride=parts.stride,
-        groups=groups,
-    )
-    return State(out.output, True)
+    found = native_preprocess(module, state.maps, groups=groups)
+    return per_group(module, state, groups) if found is None else State(found[0].output, True)
 
 
 def per_group(module: nn.Module, state: State, groups: int) -> State:

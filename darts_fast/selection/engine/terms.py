@@ -11,9 +11,10 @@ import torch
 from torch import Tensor, nn
 
 from darts_fast import _ops
+from darts_fast.nn.fused_cell import norm_arguments
 from darts_fast.nn.operations import Noise
 from darts_fast.nn.plan import CellPlan
-from darts_fast.reference import CELL_KINDS, NORM_BATCH, NORM_NONE, NORM_RUNNING, PRECISION_FULL
+from darts_fast.reference import CELL_KINDS, PRECISION_FULL
 
 # In place of an operation's index: the source as it is, with weight 1.
 COPY = -1
@@ -96,22 +97,22 @@ def run_terms(
             cast(Tensor, conv._parameters["weight"]) for conv in operations.convolutions[k]
         ]
         norms += operations.norms[k]
-    kinds = [_kind(norm) for norm in norms]
     groups = weights.shape[0]
     table = torch.cat([weights, weights.new_ones(groups, 1)], dim=1)
     table = table[:, [k for _, _, k in terms]]  # COPY is the last column
     active = table != 0 if skip else None
+    given = norm_arguments(norms, table)
     output, *_ = _ops.call_mixed_cell(
         [x.contiguous(memory_format=torch.channels_last) for x in inputs],
         table,
         convolutions,
-        _listed([None if norm is None else norm._parameters["weight"] for norm in norms], table),
-        _listed([None if norm is None else norm._parameters["bias"] for norm in norms], table),
-        _listed(_running(norms, kinds, "running_mean"), table),
-        _listed(_running(norms, kinds, "running_var"), table),
+        given.gammas,
+        given.betas,
+        given.running_means,
+        given.running_vars,
         ops,
-        kinds,
-        [0.0 if norm is None else norm.eps for norm in norms],
+        given.kinds,
+        given.eps,
         nodes,
         multiplier,
         stride,
@@ -121,26 +122,3 @@ def run_terms(
         False,
     )
     return output
-
-
-def _kind(norm: nn.BatchNorm2d | None) -> int:
-    if norm is None:
-        return NORM_NONE
-    return NORM_BATCH if norm.training or norm._buffers["running_mean"] is None else NORM_RUNNING
-
-
-def _running(
-    norms: Sequence[nn.BatchNorm2d | None], kinds: Sequence[int], name: str
-) -> list[Tensor | None]:
-    return [
-        norm._buffers[name] if norm is not None and kind == NORM_RUNNING else None
-        for norm, kind in zip(norms, kinds, strict=True)
-    ]
-
-
-def _listed(values: Sequence[Tensor | None], like: Tensor) -> list[Tensor]:
-    """What the native op takes: nothing if nobody has one, else an empty tensor for None."""
-    if all(value is None for value in values):
-        return []
-    empty = like.new_empty(0)
-    return [empty if value is None else value for value in values]

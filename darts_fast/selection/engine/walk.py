@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from darts_fast.nn import Cell, Network, Supernet, TinyNetwork
 from darts_fast.nn.nasbench201 import NAS201SearchCell, ResNetBasicblock
-from darts_fast.nn.plan import has_hooks
 from darts_fast.selection.engine.cells import (
     SearchCell,
     find_operations,
@@ -81,7 +80,8 @@ class Walk:
 
 
 def can_walk(net: nn.Module) -> TypeGuard[Network | TinyNetwork]:
-    """Whether calling `net` does what `Walk` does: its classes' own forwards, without hooks."""
+    """Whether calling `net` does what `Walk` does, if no module has hooks: its classes' own
+    forwards."""
     known: Mapping[type[Supernet], object] = {
         Network: Network._features,
         TinyNetwork: TinyNetwork._features,
@@ -95,9 +95,7 @@ def can_walk(net: nn.Module) -> TypeGuard[Network | TinyNetwork]:
     forwards = (Cell.forward, NAS201SearchCell.forward, ResNetBasicblock.forward)
     if not all(type(stage).forward in forwards for stage in net.cells):
         return False
-    if isinstance(net, Network) and not all(isinstance(stage, Cell) for stage in net.cells):
-        return False
-    return not any(has_hooks(module) for module in net.modules())
+    return isinstance(net, TinyNetwork) or all(isinstance(stage, Cell) for stage in net.cells)
 
 
 def _cell_type(stage: nn.Module) -> str | None:
