@@ -8,12 +8,10 @@ forwards, measured in turns with it.
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
+from peak_memory import measure_peak
 from removals import RemovalCase, Tables, assert_equal_scores
 from rivals import RIVALS
 from timing import alternate
@@ -62,22 +60,11 @@ def test_every_removal(measure: Callable[..., None], smoke: bool, rival: str, ba
 @pytest.mark.parametrize("batch", [64], indirect=True)
 def test_removal_memory(measure: Callable[..., None], threads: int, rival: str, batch: int) -> None:
     assert_equal_scores(rival)
-    script = Path(__file__).with_name("removal_memory.py")
-    command = [sys.executable, str(script), rival, str(batch), str(threads)]
-    found = []
-
-    def run() -> None:
-        done = subprocess.run(command, cwd=script.parent.parent, capture_output=True, check=True)
-        found.append(float(done.stdout))
-
-    measure(
-        run,
-        group=f"7 removals of a normal edge, peak memory, batch {batch}",
+    measure_peak(
+        *(measure, "removal_memory.py", "7 removals of a normal edge"),
         rival=rival,
-        rounds=1,
-        warmup=0,
-        value=lambda: found[-1],
-        unit="MiB",
+        batch=batch,
+        threads=threads,
     )
 
 

@@ -6,22 +6,16 @@ Measured as in peak_memory.py, after the scores of a batch of two images.
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable
 
-import torch
-from peak_memory import resident_mib
+from peak_memory import print_added
 from removals import RemovalCase
 
 
-def main(rival: str, batch: int, threads: int) -> None:
-    torch.set_num_threads(threads)
-    case = RemovalCase(rival, 2)
-    case.scores(case.of_edge("normal", 7))
+def one_edge(rival: str, batch: int) -> Callable[[], object]:
     case = RemovalCase(rival, batch)
-    before = resident_mib("VmRSS")
-    case.scores(case.of_edge("normal", 7))
-    print(resident_mib("VmHWM") - before)
+    return lambda: case.scores(case.of_edge("normal", 7))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]))
+    print_added(one_edge)

@@ -152,10 +152,6 @@ class Arena {
   int64_t live_ = 0, cached_bytes_ = 0, peak_ = 0;
 };
 
-}  // namespace
-
-namespace {
-
 at::Tensor arena_strided(at::IntArrayRef sizes, at::IntArrayRef strides,
                          const at::TensorOptions& options, bool transient) {
   const int64_t elements = c10::multiply_integers(sizes);
