@@ -61,8 +61,7 @@ static CellBackwardScratch<T> grad_second_parts(const CellPlan& plan, Scratch<T>
 template <typename T>
 static void clear_tiles(const CellGeometry& geometry, T* tile,
                         const BlockBackwardScratch<T>& block) {
-  const int64_t period = pattern_period<T>(geometry.shape.channels);
-  std::memset(tile, 0, make_tile(geometry.shape, geometry.pad, period).size * sizeof(T));
+  clear_tile(geometry, tile);
   std::memset(block.grad_tile, 0,
               largest_grad_tile<T>(geometry.shape, geometry.pad).size * sizeof(T));
 }

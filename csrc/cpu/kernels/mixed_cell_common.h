@@ -60,6 +60,13 @@ static inline CellGeometry cell_geometry(const CellPlan& plan, int64_t index) {
   return {first_shape(s, index == 0 ? 0 : s.inputs), index == 0 ? plan.input_pad : plan.node_pad};
 }
 
+// Before its first image: the padding keeps these zeros.
+template <typename T>
+static void clear_tile(const CellGeometry& geometry, T* tile) {
+  const int64_t period = pattern_period<T>(geometry.shape.channels);
+  std::memset(tile, 0, make_tile(geometry.shape, geometry.pad, period).size * sizeof(T));
+}
+
 // The shape of a block, the first or the second of its op.
 static inline BlockShape block_shape(const CellPlan& plan, int64_t block) {
   const CellOp& op = plan.ops[plan.block_op[block]];
@@ -98,9 +105,10 @@ static inline const T* term_image(const CellArguments<T, M>& p, const CellOp& op
 }
 
 template <typename T, typename M>
-static inline PackedBlock<T> cell_block(const CellArguments<T, M>& p, int64_t block) {
+static inline PackedBlock<T> cell_block(const CellArguments<T, M>& p, int64_t block,
+                                        int64_t group = 0) {
   return packed_block<T>(block_shape(p.plan, block), p.plan.blocks[block],
-                         p.packed + block * p.packed_stride);
+                         p.packed + (group * p.plan.shape.blocks + block) * p.packed_stride);
 }
 
 template <typename T>

@@ -202,13 +202,10 @@ static void cell_first(const CellStep<CellForward<T, M>>& step, int64_t begin, i
   const CellForward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
-  const int64_t period = pattern_period<T>(s.channels);
   Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
   const CellForwardScratch<T> scratch = first_parts(plan, &cut);
   for (int64_t i = 0; i < geometry_count(s); ++i) {
-    const CellGeometry geometry = cell_geometry(plan, i);
-    std::memset(scratch.tile[i], 0,
-                make_tile(geometry.shape, geometry.pad, period).size * sizeof(T));
+    clear_tile(cell_geometry(plan, i), scratch.tile[i]);
   }
   for (int64_t n = begin; n < end; ++n) {
     if (step.node == s.inputs) {
@@ -317,7 +314,7 @@ static void cell_second(const CellStep<CellForward<T, M>>& step, int64_t begin, 
   const int64_t count = plan.chains.at[step.node + 1] - from;
   Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
   const CellForwardScratch<T> scratch = second_parts(plan, &cut);
-  std::memset(scratch.tile[0], 0, tile.size * sizeof(T));
+  clear_tile({shape, plan.chain_pad}, scratch.tile[0]);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t k = plan.chains.entries[from + item % count];
     const int64_t n = item / count;

@@ -69,12 +69,6 @@ static int64_t cell_running_scratch(const CellPlan& plan) {
   return scratch.used;
 }
 
-template <typename T>
-static inline PackedBlock<T> running_block(const CellForward<T>& p, int64_t group, int64_t block) {
-  return packed_block<T>(block_shape(p.plan, block), p.plan.blocks[block],
-                         p.packed + (group * p.plan.shape.blocks + block) * p.packed_stride);
-}
-
 // Items: groups and ops.
 template <typename T>
 static void cell_running_norms(const CellForward<T>& p, int64_t begin, int64_t end) {
@@ -136,7 +130,7 @@ static void cell_running_pack(const CellForward<T>& p, int64_t begin, int64_t en
     T* packed = p.packed + item * p.packed_stride;
     pack_block(block_shape(plan, b), plan.blocks[b], p.first[b], p.second[b], packed);
     if (is_chain(op) && b == op.block) continue;
-    const PackedBlock<T> block = running_block(p, group, b);
+    const PackedBlock<T> block = cell_block(p, b, group);
     T* matrices = packed + (block.matrices - block.depthwise);
     const T* scale = p.term_scale + (group * s.ops + k) * period;
     for (int64_t row = 0; row < block.dense_taps * s.channels; ++row) {
@@ -267,7 +261,7 @@ static void add_edge(const CellForward<T>& p, int64_t group, int64_t source, int
     const CellOp& op = plan.ops[k];
     if (op.node != node || !is_conv(op) || !op_runs(p, group, k)) continue;
     const ConvBlock& block = plan.blocks[op.block];
-    const PackedBlock<T> packed = running_block(p, group, op.block);
+    const PackedBlock<T> packed = cell_block(p, op.block, group);
     if (block.kind != ConvKind::kSeparable) {
       add_dense(geometry.shape, tile, block, packed, image, sum);
       continue;
@@ -279,8 +273,8 @@ static void add_edge(const CellForward<T>& p, int64_t group, int64_t source, int
       set_branch(geometry.shape, tile, block, packed, image, &first);
       first_of_chain(first, scratch.block[at_geometry],
                      {p.center + row, p.scale + row, p.shift + row}, second, behind, to);
-      set_branch<T>(second, behind, plan.blocks[op.block + 1],
-                    running_block(p, group, op.block + 1), to, branch);
+      set_branch<T>(second, behind, plan.blocks[op.block + 1], cell_block(p, op.block + 1, group),
+                    to, branch);
     } else {
       set_branch(geometry.shape, tile, block, packed, image, branch);
     }
@@ -350,9 +344,7 @@ static void cell_running(const CellForward<T>& p, int64_t begin, int64_t end, in
   Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
   const CellRunningScratch<T> scratch = running_parts(plan, &cut);
   for (int64_t i = 0; i < geometry_count(s); ++i) {
-    const CellGeometry geometry = cell_geometry(plan, i);
-    std::memset(scratch.tile[i], 0,
-                make_tile(geometry.shape, geometry.pad, period).size * sizeof(T));
+    clear_tile(cell_geometry(plan, i), scratch.tile[i]);
   }
   std::memset(scratch.chain_tiles, 0,
               kBranches * round_up(chain_tile(plan, period).size, 16) * sizeof(T));
