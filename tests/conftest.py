@@ -3,11 +3,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from capabilities import CAPABILITIES, running_on
+
+from darts_fast.cli import main
+
+Run = Callable[..., tuple[int, str, str]]
 
 
 @pytest.fixture(params=[f"cpu[{capability}]" for capability in CAPABILITIES])
@@ -22,6 +27,23 @@ def bf16_backend(request: pytest.FixtureRequest) -> Iterator[str]:
     """As `backend`, and once on the kernels that multiply in bfloat16 under autocast."""
     with running_on(request.param) as name:
         yield name
+
+
+@pytest.fixture
+def darts_fast(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> Run:
+    """Calls main() in an empty working directory; gives status, stdout and stderr."""
+    monkeypatch.chdir(tmp_path)
+    threads = torch.get_num_threads()
+
+    def call(*arguments: str) -> tuple[int, str, str]:
+        status = main(arguments)
+        torch.set_num_threads(threads)
+        captured = capsys.readouterr()
+        return status, captured.out, captured.err
+
+    return call
 
 
 @pytest.fixture(autouse=True)

@@ -6,15 +6,15 @@ from __future__ import annotations
 import copy
 import json
 import math
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from conftest import Run
+from selection_cases import small_batches, small_net
 from torch import Tensor
 
-from darts_fast.cli import main
-from darts_fast.nn import Supernet, build_supernet
+from darts_fast.nn import Supernet
 from darts_fast.report import (
     draw_discretization,
     draw_proposition,
@@ -40,32 +40,9 @@ from darts_fast.selection.analysis import (
     skip_points,
 )
 
-Batches = list[tuple[Tensor, Tensor]]
-
-
-def net_of(space: str, seed: int = 0) -> Supernet:
-    torch.manual_seed(seed)
-    layers = 1 if space == "nasbench201" else 3
-    net = build_supernet(space, channels=4, num_classes=3, layers=layers)
-    with torch.no_grad():
-        for alpha in net.arch_parameters():
-            alpha.copy_(torch.randn(alpha.shape))
-    return net
-
-
-def batches_of(sizes: tuple[int, ...] = (8, 4)) -> Batches:
-    generator = torch.Generator().manual_seed(1)
-    return [
-        (
-            torch.randn(size, 3, 8, 8, generator=generator),
-            torch.randint(3, (size,), generator=generator),
-        )
-        for size in sizes
-    ]
-
 
 def test_weights_and_strengths_stand_beside_each_other() -> None:
-    net, batches = net_of("nasbench201"), batches_of()
+    net, batches = small_net("nasbench201"), small_batches(8, 4)
     rows = compare_strength(net, batches)
     assert [(row.cell_type, row.edge) for row in rows] == [("cell", edge) for edge in range(6)]
     scores = removal_scores(net, batches, cell_type="cell")
@@ -100,8 +77,8 @@ def test_agreement_is_the_mean_rank_correlation_over_edges() -> None:
 
 @pytest.mark.parametrize("space", ["nasbench201", "s5", "s2"])
 def test_states_of_the_analysis_are_those_of_the_network(space: str) -> None:
-    net = net_of(space).double().train()
-    (images, _), _ = batches_of()
+    net = small_net(space).double().train()
+    (images, _), _ = small_batches(8, 4)
     seen: list[tuple[torch.nn.Module, tuple[Tensor, ...], Tensor]] = []
     cells = [m for m in net.modules() if type(m).__name__ in ("Cell", "NAS201SearchCell")]
     for cell in cells:
@@ -148,8 +125,8 @@ def _states(net: Supernet, cell: torch.nn.Module, inputs: tuple[Tensor, ...]) ->
 
 @pytest.mark.parametrize(("space", "cells"), [("nasbench201", 3), ("s5", 1)])
 def test_proposition_on_the_maps_of_a_network(space: str, cells: int) -> None:
-    net = net_of(space).eval()
-    (images, _), _ = batches_of()
+    net = small_net(space).eval()
+    (images, _), _ = small_batches(8, 4)
     buffers = {name: buffer.clone() for name, buffer in net.named_buffers()}
     points = skip_points(net, images)
     assert all(torch.equal(buffers[name], buffer) for name, buffer in net.named_buffers())
@@ -173,15 +150,15 @@ def test_proposition_on_the_maps_of_a_network(space: str, cells: int) -> None:
 
 
 def test_skip_gap_is_the_mean_lead_over_the_strongest_convolution() -> None:
-    net = net_of("nasbench201")
+    net = small_net("nasbench201")
     with torch.no_grad():
         net.arch_parameters()[0].copy_(torch.log(torch.tensor([1.0, 4.0, 2.0, 3.0, 5.0])))
     assert skip_gap(net) == pytest.approx((4 - 3) / 15)
-    assert math.isnan(skip_gap(net_of("s4")))  # has no skip connection
+    assert math.isnan(skip_gap(small_net("s4")))  # has no skip connection
 
 
 def test_selections_from_copies_leave_the_network() -> None:
-    net, batches = net_of("nasbench201"), batches_of((6, 6))
+    net, batches = small_net("nasbench201"), small_batches(6, 6)
     before = copy.deepcopy(net.state_dict())
     config = PerturbationConfig(proj_intv=0, proj_crit="loss")
     found = select_copies(
@@ -206,7 +183,7 @@ def test_selections_from_copies_leave_the_network() -> None:
 
 @pytest.mark.parametrize("space", ["s1", "s5"])
 def test_pictures_are_written(space: str, tmp_path: Path) -> None:
-    net = net_of(space)
+    net = small_net(space)
     rows = [
         EdgeStrengths(
             name, edge, ops, [0.5] * len(ops), *[[0.1 * i for i, _ in enumerate(ops)]] * 3
@@ -236,23 +213,6 @@ TINY = [
     *("--space", "nasbench201", "--init_channels", "4", "--layers", "1", "--limit", "64"),
     *("--batch_size", "8", "--epochs", "2", "--proj_intv", "1", "--threads", "1"),
 ]
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def darts_fast(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """Calls main() in an empty working directory; gives status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        status = main(arguments)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 def test_analyses_of_a_search(darts_fast: Run, tmp_path: Path) -> None:

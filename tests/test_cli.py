@@ -8,14 +8,13 @@ import re
 import signal
 import subprocess
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from conftest import Run
 
-from darts_fast.cli import main
 from darts_fast.cli.bench import ratio_rows
 from darts_fast.cli.console import RunReporter
 from darts_fast.cli.doctor import facts
@@ -30,25 +29,6 @@ TINY_DERIVE = [
     *("--derive", "--derive_epochs", "1", "--derive_channels", "4", "--derive_layers", "1"),
     *("--derive_batch_size", "16"),
 ]
-
-Run = Callable[..., tuple[int, str, str]]
-
-
-@pytest.fixture
-def darts_fast(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> Run:
-    """Calls main() in an empty working directory; gives status, stdout and stderr."""
-    monkeypatch.chdir(tmp_path)
-    threads = torch.get_num_threads()
-
-    def call(*arguments: str) -> tuple[int, str, str]:
-        status = main(arguments)
-        torch.set_num_threads(threads)
-        captured = capsys.readouterr()
-        return status, captured.out, captured.err
-
-    return call
 
 
 def interrupt_after(monkeypatch: pytest.MonkeyPatch, steps: int, signum: signal.Signals) -> None:

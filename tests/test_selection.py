@@ -10,10 +10,11 @@ from collections.abc import Callable
 import pytest
 import torch
 from scripted import Removed, ScriptedNet, edges_removed, scripted_batches
+from selection_cases import Batches, small_batches, small_net
 from torch import Tensor
 from torch.nn import functional
 
-from darts_fast.nn import Supernet, build_supernet
+from darts_fast.nn import Supernet
 from darts_fast.seeding import rng_state
 from darts_fast.selection import (
     PerturbationConfig,
@@ -25,29 +26,6 @@ from darts_fast.selection import (
 )
 from darts_fast.selection.analysis import skip_weight
 from darts_fast.spaces import get_space
-
-Batches = list[tuple[Tensor, Tensor]]
-
-
-def small_net(space: str, seed: int = 0) -> Supernet:
-    torch.manual_seed(seed)
-    layers = 1 if space == "nasbench201" else 3
-    net = build_supernet(space, channels=4, num_classes=3, layers=layers)
-    with torch.no_grad():
-        for alpha in net.arch_parameters():
-            alpha.copy_(torch.randn(alpha.shape))
-    return net
-
-
-def small_batches(sizes: tuple[int, ...] = (6, 6, 3)) -> Batches:
-    generator = torch.Generator().manual_seed(1)
-    return [
-        (
-            torch.randn(size, 3, 8, 8, generator=generator),
-            torch.randint(3, (size,), generator=generator),
-        )
-        for size in sizes
-    ]
 
 
 def buffers_of(net: Supernet) -> dict[str, Tensor]:
@@ -102,7 +80,7 @@ def test_schedule_rejects_a_negative_interval() -> None:
     [("s5", "reduce"), ("darts", "normal"), ("nasbench201", "cell")],
 )
 def test_scores_equal_a_naive_loop_of_forwards(space: str, cell_type: str) -> None:
-    net, batches = small_net(space), small_batches((5, 3))
+    net, batches = small_net(space), small_batches(5, 3)
     net.projection.project_op(cell_type, 1, 2)
     edges = [3, 1]
     scores = removal_scores(net, batches, cell_type=cell_type, edges=edges)
@@ -129,7 +107,7 @@ def test_scores_equal_a_naive_loop_of_forwards(space: str, cell_type: str) -> No
 
 
 def test_standard_errors_take_the_batch_as_unit() -> None:
-    net, batches = small_net("s2"), small_batches()
+    net, batches = small_net("s2"), small_batches(6, 6, 3)
     scores = removal_scores(net, batches, cell_type="normal", edges=[0])
     sizes = torch.tensor([6.0, 6.0, 3.0], dtype=torch.float64)
     sums = scores.batch_loss[0, 1]
@@ -142,7 +120,7 @@ def test_standard_errors_take_the_batch_as_unit() -> None:
 
 
 def test_standard_error_is_that_of_the_mean_for_equal_batches() -> None:
-    net, batches = small_net("s2"), small_batches((4, 4, 4, 4))
+    net, batches = small_net("s2"), small_batches(4, 4, 4, 4)
     scores = removal_scores(net, batches, cell_type="normal", edges=[0])
     means = scores.batch_correct[0, 0] / 4
     assert scores.accuracy_stderr[0, 0].item() == pytest.approx(100 * means.std().item() / 2)
@@ -150,7 +128,7 @@ def test_standard_error_is_that_of_the_mean_for_equal_batches() -> None:
 
 @pytest.mark.parametrize("training", [True, False])
 def test_scoring_leaves_no_trace(training: bool) -> None:
-    net, batches = small_net("s4"), small_batches()
+    net, batches = small_net("s4"), small_batches(6, 6, 3)
     net.train(training)
     net.cells[1].eval()
     flags = [module.training for module in net.modules()]
@@ -172,13 +150,13 @@ def test_scoring_that_is_ended_leaves_no_trace() -> None:
     net = small_net("s2").eval()
     buffers = buffers_of(net)
     with pytest.raises(EndedError):
-        removal_scores(net, small_batches(), cell_type="normal", edges=[0], between=end)
+        removal_scores(net, small_batches(6, 6, 3), cell_type="normal", edges=[0], between=end)
     assert same(buffers, buffers_of(net))
     assert not any(module.training for module in net.modules())
 
 
 def test_batch_norm_modes() -> None:
-    net, batches = small_net("s2"), small_batches()
+    net, batches = small_net("s2"), small_batches(6, 6, 3)
     net.train()
     for x, _ in batches:
         net(x)
@@ -199,7 +177,7 @@ def test_batch_norm_modes() -> None:
 
 
 def test_noise_is_shared_by_all_tables() -> None:
-    net, batches = small_net("s4"), small_batches()
+    net, batches = small_net("s4"), small_batches(6, 6, 3)
     weights = net.edge_weights()["normal"].detach()
     tables = []
     for edge in (2, 3):
@@ -237,7 +215,7 @@ def test_equal_tables_are_evaluated_once() -> None:
 
 
 def test_score_arguments_are_checked() -> None:
-    net, batches = small_net("s5"), small_batches()
+    net, batches = small_net("s5"), small_batches(6, 6, 3)
     with pytest.raises(ValueError, match="cell_type must be one of normal, reduce, got 'cell'"):
         removal_scores(net, batches, cell_type="cell")
     with pytest.raises(ValueError, match=r"edges must be in 0..13, got \[14\]"):
@@ -485,7 +463,7 @@ def test_state_goes_on_to_the_same_decisions() -> None:
 
 def test_nasbench201_is_decided_without_topology() -> None:
     net = small_net("nasbench201")
-    selection = select(net, small_batches(), method="perturbation")
+    selection = select(net, small_batches(6, 6, 3), method="perturbation")
     assert len(selection.decisions) == 6
     assert {d.kind for d in selection.decisions} == {"op"}
     assert [d.epoch for d in selection.decisions] == [0, 5, 10, 15, 20, 24]
@@ -496,7 +474,7 @@ def test_nasbench201_is_decided_without_topology() -> None:
 
 def test_none_is_a_candidate_like_any_other() -> None:
     net = small_net("s3")
-    selection = select(net, small_batches((4,)), method="perturbation")
+    selection = select(net, small_batches(4), method="perturbation")
     assert all(len(d.candidates[0]) == 3 for d in selection.decisions if d.kind == "op")
 
 
@@ -510,7 +488,7 @@ def test_magnitude_ignores_projections() -> None:
 
 
 def test_selection_arguments_are_checked() -> None:
-    net, batches = small_net("s5"), small_batches()
+    net, batches = small_net("s5"), small_batches(6, 6, 3)
     with pytest.raises(
         ValueError, match=r"method must be one of perturbation, magnitude, .*, got 'x'"
     ):

@@ -10,10 +10,11 @@ import pytest
 import torch
 from planted import EDGES, SPACE, planted
 from scipy import stats
+from selection_cases import Batches, small_batches, small_net
 from torch import Tensor, nn
 from torch.nn import functional
 
-from darts_fast.nn import Supernet, build_supernet
+from darts_fast.nn import Supernet
 from darts_fast.selection import (
     PerturbationConfig,
     StationaryPointWarning,
@@ -24,29 +25,6 @@ from darts_fast.selection import (
     strengths,
 )
 from darts_fast.selection.strength import gate_gradients, ranked_shares, stationarity
-
-Batches = list[tuple[Tensor, Tensor]]
-
-
-def small_net(space: str = "nasbench201", dtype: torch.dtype = torch.float64) -> Supernet:
-    torch.manual_seed(0)
-    layers = 1 if space == "nasbench201" else 3
-    net = build_supernet(space, channels=4, num_classes=3, layers=layers).to(dtype)
-    with torch.no_grad():
-        for alpha in net.arch_parameters():
-            alpha.copy_(torch.randn(alpha.shape))
-    return net
-
-
-def small_batches(sizes: tuple[int, ...] = (6, 4)) -> Batches:
-    generator = torch.Generator().manual_seed(1)
-    return [
-        (
-            torch.randn(size, 3, 8, 8, generator=generator),
-            torch.randint(3, (size,), generator=generator),
-        )
-        for size in sizes
-    ]
 
 
 class ChainNet(Supernet):
@@ -118,7 +96,7 @@ def test_gate_gradient_is_the_inner_product_with_the_contribution() -> None:
 
 @pytest.mark.parametrize("space", ["nasbench201", "s2"])
 def test_one_backward_gives_all_cells_and_edges(space: str) -> None:
-    net, batches = small_net(space), small_batches((6,))
+    net, batches = small_net(space).double(), small_batches(6)
     found = gate_gradients(net, batches)
     ((x, y),) = batches
     own = {name: w.detach() for name, w in net.edge_weights().items()}
@@ -138,7 +116,7 @@ def test_one_backward_gives_all_cells_and_edges(space: str) -> None:
 
 
 def test_estimating_leaves_no_trace() -> None:
-    net, batches = small_net("s4", torch.float32), small_batches()
+    net, batches = small_net("s4"), small_batches(6, 4)
     net.eval()
     next(net.parameters()).requires_grad_(False)
     flags = [p.requires_grad for p in net.parameters()]
@@ -155,7 +133,7 @@ def test_estimating_leaves_no_trace() -> None:
 
 
 def test_variants_are_what_they_are_called() -> None:
-    net, batches = small_net(), small_batches()
+    net, batches = small_net("nasbench201").double(), small_batches(6, 4)
     gates = gate_gradients(net, batches)["cell"]
     assert gates.shape[0] == 2
     for variant, expected in (
@@ -288,7 +266,7 @@ def test_one_shot_picks_the_planted_operation(seed: int) -> None:
 
 @pytest.mark.parametrize("space", ["nasbench201", "s2"])
 def test_one_shot_scores_are_those_of_the_untouched_supernet(space: str) -> None:
-    net, batches = small_net(space, torch.float32), small_batches((4, 4))
+    net, batches = small_net(space), small_batches(4, 4)
     scores = {
         name: removal_scores(net, batches, cell_type=name).loss for name in net.space.cell_types
     }
@@ -312,7 +290,7 @@ def test_one_shot_scores_are_those_of_the_untouched_supernet(space: str) -> None
 
 @pytest.mark.parametrize("node_rule", ["max", "sum"])
 def test_nodes_keep_their_strongest_edges(node_rule: str) -> None:
-    net, batches = small_net("s2", torch.float32), small_batches((4,))
+    net, batches = small_net("s2"), small_batches(4)
     table = strengths(net, batches).tables
     selection = select(
         net, batches, method="strength", config=StrengthConfig(node_rule=node_rule, seed=4)
@@ -334,7 +312,7 @@ def test_nodes_keep_their_strongest_edges(node_rule: str) -> None:
 
 
 def test_progressive_strength_tunes_between_and_sees_its_decisions() -> None:
-    net, batches = small_net(), small_batches((4,))
+    net, batches = small_net("nasbench201").double(), small_batches(4)
     tuned: list[int] = []
     config = StrengthConfig(schedule="progressive", proj_intv=2)
     phase = StrengthSelection(net, batches, config, tune=tuned.append)
@@ -342,7 +320,7 @@ def test_progressive_strength_tunes_between_and_sees_its_decisions() -> None:
     assert [d.epoch for d in phase.decisions] == [0, 2, 4, 6, 8, 9]
     assert tuned == list(range(9))
     assert phase.evaluations == 6
-    one_shot = StrengthSelection(small_net(), batches, tune=tuned.append)
+    one_shot = StrengthSelection(small_net("nasbench201").double(), batches, tune=tuned.append)
     one_shot.run()
     assert len(tuned) == 9  # nothing more
     assert one_shot.evaluations == 1
@@ -372,7 +350,7 @@ def test_strength_settings_are_checked(settings: dict[str, Any], message: str) -
 
 
 def test_strength_arguments_are_checked() -> None:
-    net, batches = small_net(), small_batches()
+    net, batches = small_net("nasbench201").double(), small_batches(6, 4)
     with pytest.raises(ValueError, match="batches must not be empty, got 0 batches"):
         strengths(net, [])
     with pytest.raises(ValueError, match=r"variant must be one of .* got 'x'"):
