@@ -1,6 +1,12 @@
 # SPDX-License-Identifier: Apache-2.0
 """Search spaces, genotypes and NAS-Bench-201 architectures."""
 
+from darts_fast.spaces.accuracy_tables import (
+    AccuracyTable,
+    NatsBenchTable,
+    NpzTable,
+    load_accuracy_table,
+)
 from darts_fast.spaces.genotype import (
     DARTS_V1,
     DARTS_V2,
@@ -35,13 +41,17 @@ __all__ = [
     "S5_PRIMITIVES",
     "SPACES",
     "WELL_KNOWN",
+    "AccuracyTable",
     "Genotype",
+    "NatsBenchTable",
+    "NpzTable",
     "Space",
     "arch_from_index",
     "arch_from_ops",
     "canonical_form",
     "get_space",
     "index_from_arch",
+    "load_accuracy_table",
     "make_genotype",
     "ops_from_arch",
     "random_genotype",
