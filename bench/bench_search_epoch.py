@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import pytest
 import torch
@@ -23,29 +24,38 @@ from darts_fast.search import Search
 CHANNELS, SIZE, CLASSES, STEPS = 16, 32, 10, 2
 
 
+@dataclass(frozen=True)
 class InLayout(Augmentation):
     """The augmentation, its batches in the layout of a rival."""
 
-    def __init__(self, rival: str) -> None:
-        super().__init__(mean=(0.49, 0.48, 0.45), std=(0.25, 0.24, 0.26))
-        object.__setattr__(self, "layout", layout(rival))
+    layout: torch.memory_format = torch.contiguous_format
 
     def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
         return super().__call__(images, generator).contiguous(memory_format=self.layout)
 
 
 class Case:
-    """A supernet, and images for `STEPS` weight steps and as many architecture steps an epoch."""
+    """A supernet, and images for so many weight steps and as many architecture steps an epoch."""
 
-    def __init__(self, rival: str, batch: int, channels: int, layers: int) -> None:
+    def __init__(
+        self,
+        rival: str,
+        batch: int,
+        channels: int,
+        layers: int,
+        *,
+        space: str = "s5",
+        steps: int = STEPS,
+    ) -> None:
         torch.manual_seed(0)
-        count = 2 * STEPS * batch
+        count = 2 * steps * batch
         pixels = torch.randint(0, 256, (count, 3, SIZE, SIZE), dtype=torch.uint8)
         images = Images(pixels, torch.arange(count) % CLASSES)
         names = tuple(map(str, range(CLASSES)))
-        self.data = Dataset("random", images, images.take(batch), names, InLayout(rival))
+        augmentation = InLayout((0.49, 0.48, 0.45), (0.25, 0.24, 0.26), layout=layout(rival))
+        self.data = Dataset("random", images, images.take(batch), names, augmentation)
         self.net: Supernet = build_supernet(
-            "s5", channels=channels, num_classes=CLASSES, layers=layers
+            space, channels=channels, num_classes=CLASSES, layers=layers
         )
         self.net.to(memory_format=layout(rival))
         self.batch = batch
