@@ -19,12 +19,14 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from darts_fast import __version__
 from darts_fast.data import fixed_batches, load_data
@@ -32,7 +34,8 @@ from darts_fast.nn import build_supernet
 from darts_fast.search import Search, SearchConfig
 from darts_fast.seeding import seed_everything
 from darts_fast.selection import RaceConfig, race, removal_scores
-from darts_fast.selection.scoring import Question, full_pass, raced
+
+Pool = list[tuple[Tensor, Tensor]]
 
 # (criterion, bound, margin in nats or percentage points)
 CASES = (
@@ -47,8 +50,9 @@ CASES = (
 )
 
 
-def arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def supernet_arguments(description: str) -> argparse.ArgumentParser:
+    """A parser for what `train` needs, and for how the experiment runs."""
+    parser = argparse.ArgumentParser(description=description.splitlines()[0])
     parser.add_argument("--data", required=True, help="digits, digits16 or a path")
     parser.add_argument("--space", default="s5")
     parser.add_argument("--channels", type=int, default=16)
@@ -59,18 +63,25 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=0.025)
     parser.add_argument("--limit", type=int)
     parser.add_argument("--images", type=int, help="of the pool [all of the validation half]")
-    parser.add_argument("--draws", type=int, default=20, help="random orders per decision")
-    parser.add_argument("--error", type=float, default=0.05)
-    parser.add_argument("--max_batches", type=int)
-    parser.add_argument("--timed", type=int, default=2, help="decisions also run both ways, timed")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--json", required=True)
+    return parser
+
+
+def arguments() -> argparse.Namespace:
+    parser = supernet_arguments(__doc__)
+    parser.add_argument("--draws", type=int, default=20, help="random orders per decision")
+    parser.add_argument("--error", type=float, default=0.05)
+    parser.add_argument("--max_batches", type=int)
     return parser.parse_args()
 
 
-def measure(args: argparse.Namespace) -> dict[str, Any]:
-    """Train and score; returns decisions, each with its per-batch scores, and timings."""
+def train(args: argparse.Namespace, score: Callable[[Search, Pool, int], None]) -> list[float]:
+    """Trains a supernet; calls `score` with its search, the fixed pool and the epoch after each of
+    those in `args.at`. Returns the validation accuracies of all epochs.
+    """
+    wanted = args.at or [max(1, round(0.6 * args.epochs)), args.epochs]
     data = load_data(args.data, limit=args.limit)
     seed_everything(args.seed)
     net = build_supernet(
@@ -86,76 +97,41 @@ def measure(args: argparse.Namespace) -> dict[str, Any]:
     pool = search.trainer.valid
     pool = pool.take(min(args.images or len(pool), len(pool)))
     batches = fixed_batches(pool, data.plain, args.batch_size)
-    wanted = args.at or [max(1, round(0.6 * args.epochs)), args.epochs]
-    decisions: list[dict[str, Any]] = []
-    timings: list[dict[str, Any]] = []
 
-    def score(epoch: int) -> None:
-        if epoch + 1 not in wanted:
-            return
-        for cell_type in net.space.cell_types:
+    def snapshot(epoch: int) -> None:
+        if epoch + 1 in wanted:
+            score(search, batches, epoch + 1)
+
+    search.snapshot = snapshot
+    search.run()
+    return [epoch["valid_acc"] for epoch in search.history]
+
+
+def measure(args: argparse.Namespace) -> dict[str, Any]:
+    """Train and score; returns decisions, each with its per-batch scores."""
+    decisions: list[dict[str, Any]] = []
+    sizes: list[int] = []
+
+    def score(search: Search, batches: Pool, epoch: int) -> None:
+        sizes[:] = [len(labels) for _, labels in batches]
+        for cell_type in search.net.space.cell_types:
             start = time.perf_counter()
-            scores = removal_scores(net, batches, cell_type=cell_type, seed=args.seed)
+            scores = removal_scores(search.net, batches, cell_type=cell_type, seed=args.seed)
             print(
-                f"epoch {epoch + 1} {cell_type}: {scores.images} images, accuracy "
+                f"epoch {epoch} {cell_type}: {scores.images} images, accuracy "
                 f"{scores.base.accuracy:.2f} %, {time.perf_counter() - start:.0f} s",
                 flush=True,
             )
-            for edge in range(net.space.num_edges):
-                decisions.append(
-                    {
-                        "epoch": epoch + 1,
-                        "cell_type": cell_type,
-                        "edge": edge,
-                        "loss": scores.batch_loss[edge].numpy(),
-                        "correct": scores.batch_correct[edge].numpy(),
-                    }
-                )
-        if epoch + 1 == wanted[-1]:
-            timings.extend(timed(net, batches, edge, args) for edge in range(args.timed))
+            decisions.extend(
+                {
+                    "loss": scores.batch_loss[edge].numpy(),
+                    "correct": scores.batch_correct[edge].numpy(),
+                }
+                for edge in range(search.net.space.num_edges)
+            )
 
-    search.snapshot = score
-    search.run()
-    return {
-        "decisions": decisions,
-        "sizes": [len(labels) for _, labels in batches],
-        "timings": timings,
-        "accuracy": [epoch["valid_acc"] for epoch in search.history],
-    }
-
-
-def timed(net: Any, batches: Any, edge: int, args: argparse.Namespace) -> dict[str, Any]:
-    """One decision by loss, in full and raced, with the evaluator that selections use."""
-    cell_type = net.space.cell_types[0]
-    weights = net.edge_weights()[cell_type].detach()
-    tables = []
-    for op in range(net.space.num_ops):
-        table = weights.clone()
-        table[edge, op] = 0
-        tables.append({cell_type: table})
-    question = Question("loss", True, f"{cell_type} edge {edge}")
-    start = time.perf_counter()
-    full = full_pass(net, batches, tables, question, seed=args.seed, between=None)
-    middle = time.perf_counter()
-    quick = raced(
-        net,
-        batches,
-        tables,
-        question,
-        RaceConfig(error=args.error),
-        seed=args.seed,
-        stream=f"edge {edge}",
-        between=None,
-    )
-    end = time.perf_counter()
-    return {
-        "edge": edge,
-        "full_seconds": middle - start,
-        "raced_seconds": end - middle,
-        "same": full.best == quick.best,
-        "images": quick.images,
-        "outcome": quick.outcome,
-    }
+    accuracy = train(args, score)
+    return {"decisions": decisions, "sizes": sizes, "accuracy": accuracy}
 
 
 def replay(measured: dict[str, Any], case: tuple[str, str, float], args: Any) -> dict[str, Any]:
@@ -231,7 +207,6 @@ def main() -> None:
         "pool": {"images": sum(measured["sizes"]), "batches": len(measured["sizes"])},
         "valid_acc": measured["accuracy"],
         "seconds": time.perf_counter() - start,
-        "timings": measured["timings"],
         "default": asdict(RaceConfig()),
         "rows": rows,
     }
@@ -241,12 +216,6 @@ def main() -> None:
         f"\n{result['decisions']} decisions, {args.draws} orders each, pool of {pool['images']} "
         f"images in {pool['batches']} batches, error rate {args.error:g}\n\n{table(rows)}\n"
     )
-    for timing in measured["timings"]:
-        ratio = timing["full_seconds"] / timing["raced_seconds"]
-        print(
-            f"edge {timing['edge']}: full pass {timing['full_seconds']:.1f} s, race "
-            f"{timing['raced_seconds']:.1f} s, x {ratio:.1f}, same winner: {timing['same']}"
-        )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,108 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The experiments of bench/experiments: they run, and what the real ones found still holds."""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from darts_fast.spaces import NASBENCH201_PRIMITIVES, arch_from_index, ops_from_arch
+
+ROOT = Path(__file__).parents[1]
+EDGES = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
+
+# Paths of the real data: what `load_data` takes, and NAS-Bench-201's results as an .npz file.
+CIFAR10, NASBENCH201 = (os.environ.get(f"DARTS_FAST_{n}") for n in ("CIFAR10", "NASBENCH201"))
+
+pytestmark = pytest.mark.slow
+
+
+def run(script: str, *arguments: object) -> str:
+    command = [sys.executable, str(ROOT / "bench" / "experiments" / script), *map(str, arguments)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A table whose accuracy on CIFAR-10 is the architecture's index / 100."""
+    path = tmp_path_factory.mktemp("table") / "table.npz"
+    every = range(15_625)
+    ops = [
+        [NASBENCH201_PRIMITIVES.index(op) for op in ops_from_arch(arch_from_index(index))]
+        for index in every
+    ]
+    columns = {f"{name}_test_200": np.array(every) / 100 for name in ("c10", "c100", "in16")}
+    np.savez(
+        path, ops=np.array(ops), op_names=np.array(NASBENCH201_PRIMITIVES), edges=EDGES, **columns
+    )
+    return path
+
+
+def test_nasbench201_runs_and_goes_on(tmp_path: Path, results: Path) -> None:
+    file = tmp_path / "nb.json"
+    small: list[Any] = ["--data", "digits16", "--table", results, "--json", file]
+    small += ["--limit", 256, "--epochs", 1, "--cells", 1, "--channels", 4, "--images", 64]
+    small += ["--tune_steps", 2, "--trajectory", 1]
+    first = run("nasbench201.py", *small, "--seeds", 0)
+    content = json.loads(file.read_text())
+    found = content["seeds"]["0"]["darts"]["selections"]["sequential-loss"]
+    # After the last epoch the trajectory's selection is the final one.
+    assert content["seeds"]["0"]["darts"]["trajectory"][0]["architecture"] == found["architecture"]
+    for method in content["seeds"]["0"].values():
+        for choice in method["selections"].values():
+            index = round(choice["accuracy"]["cifar10"] * 100)
+            assert arch_from_index(index) == choice["architecture"]
+    assert "| learned | tuned-loss |" in first
+    run("nasbench201.py", *small, "--seeds", 0, 1)
+    both = json.loads(file.read_text())["seeds"]
+    assert both["0"] == content["seeds"]["0"]
+    assert set(both) == {"0", "1"}
+    other = [*small, "--tune_steps", 3]
+    with pytest.raises(subprocess.CalledProcessError) as caught:
+        run("nasbench201.py", *other)
+    assert "holds another experiment" in caught.value.stderr
+
+
+def test_race_and_race_speed_run(tmp_path: Path) -> None:
+    small = ["--data", "digits", "--space", "s2", "--channels", 4, "--layers", 3, "--epochs", 1]
+    small += ["--limit", 400, "--batch_size", 20]
+    table = run("race.py", *small, "--json", tmp_path / "race.json", "--draws", 2)
+    assert "28 decisions, 2 orders each, pool of 200 images in 10 batches" in table
+    rows = json.loads((tmp_path / "race.json").read_text())["rows"]
+    assert all(row["wrong"] <= 0.2 for row in rows)
+    run("race_speed.py", *small, "--json", tmp_path / "speed.json")
+    speed = json.loads((tmp_path / "speed.json").read_text())
+    assert len(speed["decisions"]) == 28
+    assert speed["medians"]["x"] == statistics.median(d["x"] for d in speed["decisions"])
+    assert all(0 < d["images"] <= 1 for d in speed["decisions"])
+
+
+@pytest.mark.skipif(
+    not (CIFAR10 and NASBENCH201),
+    reason="takes an hour, and paths in DARTS_FAST_CIFAR10 and DARTS_FAST_NASBENCH201",
+)
+@pytest.mark.timeout(6 * 3600)
+def test_tuned_perturbation_finds_good_cells(tmp_path: Path) -> None:
+    file = tmp_path / "nb.json"
+    run(
+        *("nasbench201.py", "--data", CIFAR10, "--table", NASBENCH201, "--json", file),
+        *("--darts", "magnitude", "tuned-loss", "--blank"),
+    )
+    seeds = json.loads(file.read_text())["seeds"].values()
+    found = {
+        name: [seed["darts"]["selections"][name]["accuracy"]["cifar10"] for seed in seeds]
+        for name in ("magnitude", "tuned-loss")
+    }
+    assert len(found["tuned-loss"]) == 8
+    assert min(found["tuned-loss"]) >= 91
+    assert statistics.fmean(found["tuned-loss"]) >= 92
+    gap = statistics.fmean(found["tuned-loss"]) - statistics.fmean(found["magnitude"])
+    assert gap >= 5
