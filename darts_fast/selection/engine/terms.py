@@ -117,6 +117,7 @@ def run_terms(
         multiplier,
         stride,
         groups,
+        0,
         active,
         PRECISION_FULL,
         False,
