@@ -31,8 +31,8 @@ TORCH_LIBRARY(darts_fast, m) {
   m.def(
       "mixed_cell(Tensor[] states, Tensor weights, Tensor[] convolutions, Tensor[] gammas, "
       "Tensor[] betas, Tensor[] running_means, Tensor[] running_vars, int[] ops, int[] norms, "
-      "float[] eps, int nodes, int multiplier, int stride, int groups, Tensor? active, "
-      "int precision, bool save) "
+      "float[] eps, int nodes, int multiplier, int stride, int groups, int shared, "
+      "Tensor? active, int precision, bool save) "
       "-> (Tensor output, Tensor saved, Tensor mean, Tensor var)");
   m.def(
       "mixed_cell_backward(Tensor grad_output, Tensor saved, Tensor mean, Tensor var, "

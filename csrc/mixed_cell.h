@@ -29,6 +29,7 @@ struct CellShape {
   int64_t groups;
   int64_t images;  // per group
   int64_t inputs;  // S
+  int64_t shared;  // of the inputs, the first ones: one map of N images that all groups read
   int64_t nodes;
   int64_t ops;     // K
   int64_t norms;   // B
@@ -95,7 +96,7 @@ enum class Precision : int64_t {
 template <typename T, typename M = T>
 struct CellArguments {
   CellPlan plan;
-  const T* const* states;  // [S] -> [G * N, H, W, C]
+  const T* const* states;  // [S] -> [G * N, H, W, C], of a shared one [N, H, W, C]
   const T* weights;        // [G, K]
   const T* const* first;   // [blocks] depthwise, dense or first half
   const T* const* second;  // [blocks] pointwise or second half

@@ -25,7 +25,13 @@ int64_t reach(const ConvBlock& block) {
 
 void check_sizes(const char* op, const MixedCellInputs& in, CellShape& s) {
   TORCH_CHECK_VALUE(!in.states.empty(), op, ": needs at least one state, got none");
-  const Tensor& first = in.states[0];
+  const int64_t inputs = static_cast<int64_t>(in.states.size());
+  TORCH_CHECK_VALUE(in.shared >= 0 && in.shared <= inputs, op,
+                    ": shared must be 0 to the number of states, got ", in.shared, " for ", inputs,
+                    " states");
+  // The first that every group has for its own, if there is one.
+  const bool all_shared = in.shared == inputs;
+  const Tensor& first = in.states[all_shared ? 0 : in.shared];
   TORCH_CHECK_VALUE(first.dim() == 4, op, ": states must have 4 dimensions [N, C, H, W], got ",
                     first.sizes());
   TORCH_CHECK_NOT_IMPLEMENTED(
@@ -33,7 +39,7 @@ void check_sizes(const char* op, const MixedCellInputs& in, CellShape& s) {
       ": states must be float32 or float64, got ", first.scalar_type());
   TORCH_CHECK_VALUE(in.stride == 1 || in.stride == 2, op, ": stride must be 1 or 2, got ",
                     in.stride);
-  TORCH_CHECK_VALUE(in.groups >= 1 && first.size(0) % in.groups == 0, op,
+  TORCH_CHECK_VALUE(in.groups >= 1 && (all_shared || first.size(0) % in.groups == 0), op,
                     ": groups must divide the batch, got ", in.groups, " groups for a batch of ",
                     first.size(0));
   TORCH_CHECK_VALUE(in.nodes >= 1 && in.multiplier >= 1 && in.multiplier <= in.nodes, op,
@@ -42,8 +48,9 @@ void check_sizes(const char* op, const MixedCellInputs& in, CellShape& s) {
   TORCH_CHECK_VALUE(!in.ops.empty() && in.ops.size() % 5 == 0, op,
                     ": ops must have 5 numbers per operation, got ", in.ops.size());
   s.groups = in.groups;
-  s.images = first.size(0) / in.groups;
-  s.inputs = static_cast<int64_t>(in.states.size());
+  s.images = all_shared ? first.size(0) : first.size(0) / in.groups;
+  s.inputs = inputs;
+  s.shared = in.shared;
   s.nodes = in.nodes;
   s.ops = static_cast<int64_t>(in.ops.size()) / 5;
   s.channels = first.size(1);
@@ -55,7 +62,11 @@ void check_sizes(const char* op, const MixedCellInputs& in, CellShape& s) {
   s.node_width = (s.width + s.stride - 1) / s.stride;
   TORCH_CHECK_VALUE(s.channels >= 1 && s.height >= 1 && s.width >= 1, op,
                     ": states must have channels, rows and columns, got ", first.sizes());
-  for (const Tensor& state : in.states) check_like(op, "every state", state, first.sizes(), first);
+  std::vector<int64_t> shape = first.sizes().vec();
+  for (int64_t i = 0; i < s.inputs; ++i) {
+    shape[0] = i < s.shared ? s.images : s.groups * s.images;
+    check_like(op, i < s.shared ? "every shared state" : "every state", in.states[i], shape, first);
+  }
 }
 
 // The blocks of an op and their weights, taken from the list in order.
@@ -242,6 +253,9 @@ std::vector<Tensor> check_per_norm(const char* op, const char* name, at::TensorL
 MixedCellArguments check_mixed_cell(const char* op, const MixedCellInputs& in, bool save) {
   MixedCellArguments a;
   CellShape& s = a.plan.shape;
+  TORCH_CHECK_NOT_IMPLEMENTED(!save || in.shared == 0, op,
+                              ": shared states have no gradient, got shared=", in.shared,
+                              " with save=True");
   check_sizes(op, in, s);
   add_ops(op, in, a);
   for (const Tensor& state : in.states) {

@@ -25,6 +25,7 @@ struct MixedCellInputs {
   int64_t multiplier;
   int64_t stride;
   int64_t groups;
+  int64_t shared;  // 0 in a backward
   const std::optional<at::Tensor>& active;
   int64_t precision;
 };

@@ -86,7 +86,7 @@ def test_what_is_stored_is_the_nearest_value(backend: str) -> None:
     ops, norms = [0, 1, 6, 1, 1], [2]
     _, saved, _, _ = _ops.mixed_cell(
         *([x], torch.ones(1, 1), [ones], [], [], [torch.zeros(1)], [torch.ones(1)], ops, norms),
-        *([0.0], 1, 1, 1, 1, None, PRECISION_MAPS, True),
+        *([0.0], 1, 1, 1, 1, 0, None, PRECISION_MAPS, True),
     )
     stored = saved.view(torch.bfloat16)[: x.numel()]
     expected = x.flatten().relu().bfloat16()
@@ -169,11 +169,11 @@ def test_opcheck() -> None:
     checks = ("test_schema", "test_autograd_registration", "test_faketensor")
     torch.library.opcheck(_ops.mixed_cell, (*arguments, PRECISION_MAPS, True), test_utils=checks)
     output, saved, mean, var = _ops.mixed_cell(*arguments, PRECISION_MAPS, True)
-    states, weights, convolutions, gammas, betas, _, _, *settings = arguments
+    states, weights, convolutions, gammas, betas, _, _, *settings, _, active = arguments
     mask = [True] * (len(states) + 1 + len(convolutions) + len(gammas) + len(betas))
     backward = (
         *(torch.randn_like(output), saved, mean, var, states, weights, convolutions, gammas, betas),
-        *(*settings, PRECISION_MAPS, mask),
+        *(*settings, active, PRECISION_MAPS, mask),
     )
     backward = tuple(x.detach() if isinstance(x, Tensor) else x for x in backward)
     torch.library.opcheck(_ops.mixed_cell_backward, backward, test_utils=checks)

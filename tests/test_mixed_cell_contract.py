@@ -292,7 +292,8 @@ def test_opcheck_of_the_backward(names):
     case = make_case(names, affine=True, channels=4)
     arguments = op_arguments(case)
     output, saved, mean, var = (x.detach() for x in _ops.mixed_cell(*arguments, True))
-    states, weights, convolutions, gammas, betas, _, _, *settings = arguments
+    states, weights, convolutions, gammas, betas, _, _, *settings, _, active, precision = arguments
+    settings += [active, precision]
     count = len(states) + 1 + len(convolutions) + len(gammas) + len(betas)
     empty = [gamma.numel() == 0 for gamma in gammas]
     mask = [i % 5 != 4 for i in range(count - 2 * len(gammas))] + [not e for e in empty * 2]

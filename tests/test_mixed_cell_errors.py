@@ -96,7 +96,13 @@ def test_errors_name_rule_and_values(arguments, keywords, error, message):
     ("states", "edges", "keywords", "error", "message"),
     [
         ([], [(0, 1, [MAX])], {}, ValueError, "needs at least one state, got none"),
-        ([X, X[:2]], [(0, 2, [MAX])], {}, ValueError, r"one shape, got \[2, 6, 6, 6\] for state 1"),
+        (
+            [X, X[:2]],
+            [(0, 2, [MAX])],
+            {},
+            ValueError,
+            r"one shape .*got \[2, 6, 6, 6\] for state 1",
+        ),
         ([X, X.double()], [(0, 2, [MAX])], {}, TypeError, "state 1 must have the dtype"),
         ([X], [(0, 1, [MAX])], {"nodes": 0}, ValueError, "multiplier must be 1 to nodes, got 0"),
         ([X], [(0, 1, [MAX])], {"multiplier": 2}, ValueError, "multiplier .* got 2 for 1 nodes"),
@@ -104,6 +110,17 @@ def test_errors_name_rule_and_values(arguments, keywords, error, message):
         ([X], [(0, 2, [MAX])], {}, ValueError, "an earlier state to a node, got 0 to 2"),
         ([X, X], [(0, 1, [MAX])], {}, ValueError, "an earlier state to a node, got 0 to 1"),
         ([X], [(0, 1, [])], {}, ValueError, "needs at least one candidate, got none"),
+        ([X], [(0, 1, [MAX])], {"shared": 2}, ValueError, "shared must be 0 to .* got 2 for 1 st"),
+        ([X], [(0, 1, [MAX])], {"shared": -1}, ValueError, "shared must be 0 to .* got -1 for 1"),
+        (
+            *([X, X], [(0, 2, [MAX])], {"groups": 2, "shared": 1}, ValueError),
+            r"shared ones that of one group.*, got \[4, 6, 6, 6\] for state 0 and \[4, 6, 6, 6\]",
+        ),
+        (
+            *([X[:1], X[:3]], [(0, 2, [MAX])], {"groups": 2, "shared": 1}, ValueError),
+            "groups must divide the batch, got 2 groups for a batch of 3",
+        ),
+        ([X], [(0, 1, [MAX])], {"groups": 0, "shared": 1}, ValueError, "must divide the batch"),
     ],
 )
 def test_errors_of_a_cell(states, edges, keywords, error, message):
@@ -113,13 +130,13 @@ def test_errors_of_a_cell(states, edges, keywords, error, message):
 
 def test_the_op_checks_too():
     # The last line, for callers that skip the documented function.
-    lists = ([], [], [], [], [])
+    lists, settings = ([], [], [], [], []), (1, 1, 1, 1, 0, None, 0)
     with pytest.raises(ValueError, match="mixed_cell: kind must be 0 to 7, got 8"):
-        _ops.mixed_cell([X], W[None], *lists, [0, 1, 8, 0, 0], [], [], 1, 1, 1, 1, None, 0, False)
+        _ops.mixed_cell([X], W[None], *lists, [0, 1, 8, 0, 0], [], [], *settings, False)
     with pytest.raises(ValueError, match=r"mixed_cell: .*one entry per norm, got 0 and 0 for 1"):
-        _ops.mixed_cell([X], W[None], *lists, [0, 1, 2, 0, 0], [], [], 1, 1, 1, 1, None, 0, False)
+        _ops.mixed_cell([X], W[None], *lists, [0, 1, 2, 0, 0], [], [], *settings, False)
     output, saved, mean, var = _ops.mixed_cell(
-        [X], W[None], *lists, [0, 1, 1, 0, 0], [], [], 1, 1, 1, 1, None, 0, True
+        [X], W[None], *lists, [0, 1, 1, 0, 0], [], [], *settings, True
     )
     with pytest.raises(ValueError, match="mixed_cell_backward: output_mask must have 2 entries"):
         _ops.mixed_cell_backward(

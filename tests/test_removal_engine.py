@@ -210,11 +210,39 @@ def test_edges_from_shared_states_are_computed_once(terms: list[tuple[int, list[
     # One reduction cell; edge 6 leads from state 1 to node 4, which edge 13 leaves.
     tables = [without(net, ("reduce", 6, op)) for op in range(7)]
     MaskedEvaluation(net, tables)(images, labels)
-    (one, shared), (groups, changed), (again, rest) = terms
-    assert (one, groups, again) == (1, 7, 7)
-    assert changed == list(range(42, 49))
-    assert rest == [-1, -1, -1, *range(91, 98)]  # the summands of nodes 4 and 5 enter as they are
-    assert shared == [k for k in range(98) if not (42 <= k < 49 or k >= 91)]
+    (one, shared), (groups, rest) = terms
+    assert (one, groups) == (1, 7)
+    # Maps enter as they are: summands of nodes 4 and 5, nodes 2 and 3, the operations of edge 6.
+    assert rest == [-1] * (4 + 7) + [*range(91, 98)]
+    assert shared == [k for k in range(98) if k < 91]
+
+
+def test_operations_that_every_table_removes_are_not_computed(
+    terms: list[tuple[int, list[int]]],
+) -> None:
+    net, (images, labels) = small_net("s5", layers=1), small_batches((4,))[0]
+    MaskedEvaluation(net, [without(net, ("reduce", 6, None))])(images, labels)
+    computed = [k for _, call in terms for k in call]
+    assert not set(computed) & set(range(42, 49))
+
+
+def test_many_changed_edges_are_computed_per_table(terms: list[tuple[int, list[int]]]) -> None:
+    net, batches = small_net("s5", layers=1), small_batches((4,))
+    tables = [without(net, *(("reduce", edge, op) for edge in (0, 2, 5))) for op in range(2)]
+    found = evaluated(net, batches, tables)
+    (_, shared), (groups, changed), _ = terms
+    assert groups == 2
+    assert changed == [k for edge in (0, 2, 5) for k in range(7 * edge, 7 * edge + 7)]
+    assert not set(shared) & set(changed)
+    assert_same_scores(found, naive(net, batches, tables), batches)
+
+
+def test_a_cell_that_nothing_enters() -> None:
+    torch.manual_seed(0)
+    net = Network(4, 3, 1, steps=1, multiplier=1, space="s5")
+    batches = small_batches((4,))
+    tables = [{}, without(net, ("reduce", 0, None), ("reduce", 1, None))]
+    assert_same_scores(evaluated(net, batches, tables), naive(net, batches, tables), batches)
 
 
 def test_cells_before_the_first_change_run_once(monkeypatch: pytest.MonkeyPatch) -> None:

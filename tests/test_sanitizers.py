@@ -209,7 +209,7 @@ node_sum([x], torch.ones(1))
     "a write past a block of the arena": (
         """
 saved = torch.ops.darts_fast.mixed_cell(
-    [x], torch.ones(1, 1), [], [], [], [], [], [0, 1, 2, 0, 0], [1], [1e-5], 1, 1, 1, 1, None,
+    [x], torch.ones(1, 1), [], [], [], [], [], [0, 1, 2, 0, 0], [1], [1e-5], 1, 1, 1, 1, 0, None,
     0, True
 )[1]
 ctypes.memset(saved.data_ptr() + saved.nbytes, 0, 1)

@@ -134,12 +134,13 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
                    at::TensorList gammas, at::TensorList betas, at::TensorList running_means,
                    at::TensorList running_vars, at::IntArrayRef ops, at::IntArrayRef norms,
                    at::ArrayRef<double> eps, int64_t nodes, int64_t multiplier, int64_t stride,
-                   int64_t groups, const OptionalTensor& active, int64_t precision, bool save) {
+                   int64_t groups, int64_t shared, const OptionalTensor& active, int64_t precision,
+                   bool save) {
   static constexpr char op[] = "mixed_cell";
   const MixedCellArguments a =
       check_mixed_cell(op,
                        {states, weights, convolutions, gammas, betas, ops, norms, eps, nodes,
-                        multiplier, stride, groups, active, precision},
+                        multiplier, stride, groups, shared, active, precision},
                        save);
   const CellShape& s = a.plan.shape;
   const auto means = check_per_norm(op, "running_means", running_means, a.plan, states[0]);
@@ -246,7 +247,7 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
   const MixedCellArguments a =
       check_mixed_cell(op,
                        {states, weights, convolutions, gammas, betas, ops, norms, eps, nodes,
-                        multiplier, stride, groups, active, precision},
+                        multiplier, stride, groups, 0, active, precision},
                        true);
   const CellShape& s = a.plan.shape;
   const auto options = a.states[0].options().memory_format(std::nullopt);

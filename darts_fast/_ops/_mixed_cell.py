@@ -57,12 +57,14 @@ def _fake(
     multiplier: int,
     stride: int,
     groups: int,
+    shared: int,
     active: Tensor | None,
     precision: int,
     save: bool,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     first = states[0]
-    batch, channels, height, width = first.shape
+    _, channels, height, width = first.shape
+    batch = reference.images_per_group(states, groups, shared) * groups
     output = torch.empty(
         (batch, multiplier * channels, -(-height // stride), -(-width // stride)),
         dtype=first.dtype,
@@ -121,7 +123,7 @@ def _backward_fake(
 
 def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
     states, weights, convolutions, gammas, betas, means, variances, *settings = inputs
-    *settings, active, precision, save = settings
+    *settings, _, active, precision, save = settings
     _, saved, mean, var = output
     ctx.mark_non_differentiable(saved, mean, var)
     ctx.set_materialize_grads(False)
@@ -186,7 +188,7 @@ def _autograd(ctx: Any, grad_output: Tensor | None, *_: Tensor | None) -> tuple[
         kept = [grad if want else None for grad, want in zip(flat, mask, strict=True)]
     kept += [None] * sum(ctx.running)
     states, (weights,), *parts = _parts(kept, (*ctx.sizes, *ctx.running))
-    return states, weights, *parts, None, *_none_of_norms(ctx.settings), *(None,) * 7
+    return states, weights, *parts, None, *_none_of_norms(ctx.settings), *(None,) * 8
 
 
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -222,7 +224,7 @@ def _backward_autograd(
         output, *_ = reference.mixed_cell(
             *(cast(list[Tensor], states), cast(Tensor, weights)),
             *(*lists, *running, ops, norms, eps),
-            *(*settings, active, reference.PRECISION_FULL, False),
+            *(*settings, 0, active, reference.PRECISION_FULL, False),
         )
         return [output]
 

@@ -74,6 +74,7 @@ class CellArguments:
     inputs: int
     stride: int
     groups: int
+    images: int
     ops: list[int] = field(default_factory=list)
     convolutions: list[Tensor] = field(default_factory=list)
     norms: list[int] = field(default_factory=list)
@@ -156,8 +157,8 @@ class CellArguments:
             raise ValueError(
                 f"{self.op}: norm running needs running_mean and running_var, got None for {kind}"
             )
-        batch, channels, height, width = self.like.shape
-        if norm.kind == "batch" and batch == self.groups and max(height, width) <= self.stride:
+        _, channels, height, width = self.like.shape
+        if norm.kind == "batch" and self.images == 1 and max(height, width) <= self.stride:
             raise ValueError(
                 f"{self.op}: expected more than 1 value per channel when training, "
                 f"got states of {list(self.like.shape)} in {self.groups} groups"

@@ -37,6 +37,7 @@ def mixed_cell(
     multiplier: int | None = None,
     stride: int = 1,
     groups: int = 1,
+    shared: int = 0,
     active: Tensor | None = None,
 ) -> MixedCell:
     """A whole cell of mixed operations: every node the weighted sum of all ops on its edges.
@@ -67,6 +68,8 @@ def mixed_cell(
         stride: of candidates that leave an input, 1 or 2 (sizes round up).
         groups: masked variants of a network stacked along the batch, each with its own weights
             and statistics.
+        shared: so many of the states, the first ones, are one map [N, C, H, W] that all groups
+            read. Nothing can be differentiated then.
         active: bool [K] or [groups, K] on the CPU, or None for all. A candidate that is not active
             is not computed: it adds nothing, even if its weight is infinite, and its gradients are
             0, or None for parameters of a candidate that no group computes (0 in a compiled graph).
@@ -78,12 +81,12 @@ def mixed_cell(
         ValueError: shapes, lengths, edges, candidates or settings that do not fit; one value per
             channel under "batch".
         TypeError: dtypes that differ.
-        NotImplementedError: a dtype without kernels.
+        NotImplementedError: a dtype without kernels; shared states where a gradient is wanted.
     """
     if multiplier is None:
         multiplier = nodes
     op = "mixed_cell"
-    return _run(op, states, weights, edges, nodes, multiplier, stride, groups, active)
+    return _run(op, states, weights, edges, nodes, multiplier, stride, groups, shared, active)
 
 
 def mixed_op(
@@ -111,7 +114,7 @@ def mixed_op(
     Returns:
         `MixedCell` (output, mean, var); the output is the sum [groups * N, C, H', W'].
     """
-    return _run("mixed_op", [x], weights, [(0, 1, candidates)], 1, 1, stride, groups, active)
+    return _run("mixed_op", [x], weights, [(0, 1, candidates)], 1, 1, stride, groups, 0, active)
 
 
 def _run(
@@ -123,12 +126,13 @@ def _run(
     multiplier: int,
     stride: int,
     groups: int,
+    shared: int,
     active: Tensor | None,
 ) -> MixedCell:
-    _check_states(op, states, stride, groups)
+    images = _check_states(op, states, stride, groups, shared)
     if not 1 <= multiplier <= nodes:
         raise ValueError(f"{op}: multiplier must be 1 to nodes, got {multiplier} for {nodes} nodes")
-    plan = CellArguments(op, states[0], len(states), stride, groups)
+    plan = CellArguments(op, states[0], len(states), stride, groups, images)
     for source, node, candidates in edges:
         if not (0 <= source < node and len(states) <= node < len(states) + nodes):
             raise ValueError(
@@ -152,6 +156,10 @@ def _run(
     gammas, betas = plan.listed(plan.gammas), plan.listed(plan.betas)
     differentiable = (*states, weights, *plan.convolutions, *gammas, *betas)
     save = torch.is_grad_enabled() and any(value.requires_grad for value in differentiable)
+    if save and shared:
+        raise NotImplementedError(
+            f"{op}: shared states have no gradient, got shared={shared} where one is wanted"
+        )
     function = _ops.call_mixed_cell if backend() == "fused" else reference.mixed_cell
     output, _, mean, var = function(
         list(states),
@@ -168,6 +176,7 @@ def _run(
         multiplier,
         stride,
         groups,
+        shared,
         active,
         map_precision(states[0], save=save),
         save,
@@ -175,18 +184,28 @@ def _run(
     return MixedCell(output, mean, var)
 
 
-def _check_states(op: str, states: Sequence[Tensor], stride: int, groups: int) -> None:
+def _check_states(op: str, states: Sequence[Tensor], stride: int, groups: int, shared: int) -> int:
+    """Returns the number of images of a group."""
     if not states:
         raise ValueError(f"{op}: needs at least one state, got none")
-    first = states[0]
-    check_images(op, "x" if op == "mixed_op" else "states", first, stride, groups)
+    if not 0 <= shared <= len(states):
+        raise ValueError(
+            f"{op}: shared must be 0 to the number of states, got {shared} for {len(states)} states"
+        )
+    own = shared if shared < len(states) else 0  # the first that every group has for its own
+    first = states[own]
+    parts = groups if shared < len(states) else min(groups, 1)
+    check_images(op, "x" if op == "mixed_op" else "states", first, stride, parts)
+    images = first.shape[0] // parts
     for i, state in enumerate(states):
-        if state.shape != first.shape:
+        expected = (images if i < shared else first.shape[0], *first.shape[1:])
+        if state.shape != expected:
             raise ValueError(
-                f"{op}: states must have one shape, got {list(state.shape)} for state {i} "
-                f"and {list(first.shape)} for state 0"
+                f"{op}: states must have one shape (shared ones that of one group), "
+                f"got {list(state.shape)} for state {i} and {list(first.shape)} for state {own}"
             )
-        check_tensor(op, f"state {i}", state, first.shape, first, "state 0")
+        check_tensor(op, f"state {i}", state, expected, first, f"state {own}")
+    return images
 
 
 def _per_group(op: str, name: str, table: Tensor, groups: int, terms: int) -> Tensor:

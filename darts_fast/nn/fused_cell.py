@@ -98,6 +98,7 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
         plan.multiplier,
         plan.stride,
         1,
+        0,
         active,
         map_precision(states[0], save=differentiable),
         differentiable,

@@ -14,7 +14,13 @@ from darts_fast.reference._layers import (
     PRECISION_MAPS,
     PRECISION_PRODUCTS,
 )
-from darts_fast.reference._mixed_cell import CELL_KINDS, CellOp, cell_ops, mixed_cell
+from darts_fast.reference._mixed_cell import (
+    CELL_KINDS,
+    CellOp,
+    cell_ops,
+    images_per_group,
+    mixed_cell,
+)
 from darts_fast.reference._node_sum import node_sum
 from darts_fast.reference._relu_conv_norm import relu_conv_norm
 
@@ -29,6 +35,7 @@ __all__ = [
     "CellOp",
     "cell_ops",
     "conv_blocks",
+    "images_per_group",
     "mixed_cell",
     "node_sum",
     "relu_conv_norm",

@@ -118,6 +118,13 @@ def _apply(
     return y
 
 
+def images_per_group(states: Sequence[Tensor], groups: int, shared: int) -> int:
+    """N of the states of `mixed_cell`."""
+    if shared == len(states):
+        return states[0].shape[0]
+    return states[shared].shape[0] // groups
+
+
 def mixed_cell(
     states: Sequence[Tensor],
     weights: Tensor,
@@ -133,6 +140,7 @@ def mixed_cell(
     multiplier: int,
     stride: int,
     groups: int,
+    shared: int,
     active: Tensor | None,
     precision: int,
     save: bool,
@@ -140,7 +148,7 @@ def mixed_cell(
     """``node_i = sum_k w[g, k] * op_k(state)`` over the ops into it, node after node, per group g.
 
     Args:
-        states: S inputs [groups * N, C, H, W].
+        states: S inputs [groups * N, C, H, W]; the first `shared` of them [N, C, H, W].
         weights: [groups, K].
         convolutions: of all ops in order: depthwise [C, 1, k, k] and pointwise [C, C, 1, 1] of each
             separable block, dense [C, C, k, k], both [C / 2, C, 1, 1] of a factorized reduce.
@@ -155,6 +163,7 @@ def mixed_cell(
         multiplier: the last so many nodes are the output.
         stride: of the ops that leave an input state.
         groups: variants stacked along the batch.
+        shared: so many of the states, the first ones, are the same for all groups.
         active: bool [groups, K] on the CPU, or None for all. Other ops are not computed.
         precision: has no meaning here; native backends store and multiply as it says.
         save: has no meaning here; native backends keep maps for backward then.
@@ -164,14 +173,16 @@ def mixed_cell(
         mean and biased var [groups, B, C] of all norms (0 and 1 without statistics).
     """
     first = states[0]
-    size = first.shape[0] // groups
+    size = images_per_group(states, groups, shared)
     height, width = (-(-length // stride) for length in first.shape[2:])
     plan = cell_ops(ops)
     # A sum of nothing: states and weights that no active op uses have a gradient, of zeros.
     nothing = weights[:, :0].sum() + sum(x[:0].sum() for x in states)
     outputs, means, variances = [], [], []
     for group in range(groups):
-        known = [x[group * size : (group + 1) * size] for x in states]
+        known = [
+            x if i < shared else x[group * size : (group + 1) * size] for i, x in enumerate(states)
+        ]
         norm = _Norms(first, norms, eps, gammas, betas, running_means, running_vars)
         for node in range(len(states), len(states) + nodes):
             total = first.new_zeros(size, first.shape[1], height, width) + nothing

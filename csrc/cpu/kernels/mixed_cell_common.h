@@ -90,11 +90,20 @@ static inline T* map_image(const CellArguments<T, M>& p, int64_t map, int64_t n)
   return p.maps + map * p.slot + n * node_size(p.plan.shape);
 }
 
+// The image of item n of a phase over images, group * N + image. Of shared states the groups of one
+// image follow each other, which then find it in a cache.
+static inline int64_t image_of_item(const CellShape& s, int64_t item) {
+  return s.shared == 0 ? item : item % s.groups * s.images + item / s.groups;
+}
+
 // The state as an image, where it is stored: an input, or a node that ops leave.
 template <typename T, typename M>
 static inline const T* state_image(const CellArguments<T, M>& p, int64_t state, int64_t n) {
   const CellShape& s = p.plan.shape;
-  if (is_input(s, state)) return p.states[state] + n * s.height * s.width * s.channels;
+  if (is_input(s, state)) {
+    const int64_t image = state < s.shared ? n % s.images : n;
+    return p.states[state] + image * s.height * s.width * s.channels;
+  }
   return map_image(p, p.plan.node_map[state - s.inputs], n);
 }
 

@@ -207,7 +207,8 @@ static void cell_first(const CellStep<CellForward<T, M>>& step, int64_t begin, i
   for (int64_t i = 0; i < geometry_count(s); ++i) {
     clear_tile(cell_geometry(plan, i), scratch.tile[i]);
   }
-  for (int64_t n = begin; n < end; ++n) {
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = image_of_item(s, item);
     if (step.node == s.inputs) {
       for (int64_t state = 0; state < s.inputs; ++state) {
         pool_state_image(p, state, n, state_image(p, state, n), scratch);

@@ -348,7 +348,8 @@ static void cell_running(const CellForward<T>& p, int64_t begin, int64_t end, in
   }
   std::memset(scratch.chain_tiles, 0,
               kBranches * round_up(chain_tile(plan, period).size, 16) * sizeof(T));
-  for (int64_t n = begin; n < end; ++n) {
+  for (int64_t item = begin; item < end; ++item) {
+    const int64_t n = image_of_item(s, item);
     const int64_t group = n / s.images;
     for (int64_t node = 0; node < s.nodes; ++node) {
       T* sum = scratch.nodes + node * node_stride<T>(s);

@@ -62,8 +62,9 @@ def run_search_cell(
         ]
     skip = cell.zero == "skip"
     if operations.drawn or not all(state.grouped for state in states):
-        split = SplitCell(operations, skip, states, table, variants.reference[cell_type], changed)
-        return split.run(variants.once(cell, split.shared_nodes))
+        reference, used = variants.reference[cell_type], variants.used[cell_type]
+        split = SplitCell(operations, skip, states, table, reference, changed, used)
+        return split.run(variants.once(cell, split.shared))
     output = run_terms(
         operations,
         operations.whole(),

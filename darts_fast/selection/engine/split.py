@@ -2,28 +2,51 @@
 """A cell of which some states are shared by all tables.
 
 An edge that leaves a shared state with a row of weights that no table changes is computed once; its
-sum enters a grouped node as one more summand. Which edges those are follows from the rows that
-differ from the network's own weights, never from how many tables are evaluated together: sums are
-always associated in the same way.
+sum enters a grouped node as one more summand. Of an edge that leaves a shared state with a changed
+row the operations are computed once, each a map of its own that every table multiplies by its own
+weight. Which edges those are follows from the rows that differ from the network's own weights,
+never from how many tables are evaluated together: sums are always associated in the same way.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from darts_fast.selection.engine.states import State
-from darts_fast.selection.engine.terms import COPY, Operations, Term, run_terms
+from darts_fast.selection.engine.terms import COPY, ONE, Operations, Term, run_terms
+
+# With more changed edges that leave shared states, their maps would need more memory than a
+# forward does: then they are computed per table.
+MOST_EDGES_ONCE = 2
+
+# Of an input of a call: a state of the cell, or what it stands for and a node or an operation.
+Key = int | tuple[str, int]
+
+
+@dataclass(frozen=True)
+class Shared:
+    """What all tables share of a cell.
+
+    Attributes:
+        sums: by node the sum of its shared terms [N, C, H', W']; of a shared node, the node.
+        maps: by operation the map that it gives before its weight [N, C, H', W'].
+    """
+
+    sums: Mapping[int, Tensor]
+    maps: Mapping[int, Tensor]
 
 
 class SplitCell:
     """A cell of which some inputs are shared.
 
-    The shared part is one call for N images, whose nodes are the shared nodes and the shared
-    summands of the grouped ones; the grouped part is a second call (a third where the inputs have
-    another size than the nodes).
+    The shared part is one call for N images; the grouped part is a second call (a third where the
+    inputs have another size than the nodes), which reads the shared maps as they are.
+
+    Args: used, by operation whether any table has a weight for it.
     """
 
     def __init__(
@@ -34,6 +57,7 @@ class SplitCell:
         table: Tensor,
         reference: Tensor,
         changed: frozenset[int],
+        used: Sequence[bool],
     ) -> None:
         self.operations = operations
         self.plan = operations.plan
@@ -43,152 +67,173 @@ class SplitCell:
         self.reference = reference.reshape(1, -1)
         self.groups = table.shape[0]
         self.first = self.plan.inputs  # the first node's state
-        self.states = range(self.plan.inputs + self.plan.nodes)
-        self.grouped = [state.grouped for state in inputs] + [False] * self.plan.nodes
+        self.nodes = range(self.first, self.first + self.plan.nodes)
+        self.outputs = self.nodes[-self.plan.multiplier :]
         self.shared_terms: list[Term] = []
         self.grouped_terms: list[Term] = []
+        # Their operations give one map for all tables, which enters a grouped node.
+        self.map_terms: list[Term] = []
         width = table.shape[2]
-        values = self.reference[0].tolist()
-        for term in sorted(operations.whole(), key=lambda term: term.node):
-            if term.op // width in changed or (term.op in operations.drawn):
-                own = True
+        own = {k for k in range(self.plan.width) if k // width in changed}
+        terms = self._terms(own)
+        self.grouped = self._grouped(terms, own)
+        leaving = {term.op // width for term in terms if term.op in own and self._leaves(term)}
+        once = len(leaving) <= MOST_EDGES_ONCE
+        for term in terms:
+            if term.op in operations.drawn or (once and term.op in own and self._leaves(term)):
+                if used[term.op] or not skip:
+                    self.map_terms.append(term)
+            elif term.op in own or self.grouped[term.source]:
+                self.grouped_terms.append(term)
             else:
-                own = self.grouped[term.source]
-            if term.op // width not in changed and skip and values[term.op] == 0.0:
-                continue
-            self.grouped[term.node] = self.grouped[term.node] or own
-            (self.grouped_terms if own else self.shared_terms).append(term)
+                self.shared_terms.append(term)
 
-    def run(self, shared: Mapping[int, Tensor]) -> State:
-        """The cell's output. Args: shared, what `shared_nodes` gave."""
-        plan = self.plan
-        outputs = self.states[-plan.multiplier :]
-        if not any(self.grouped[state] for state in outputs):
-            return State(torch.cat([shared[state] for state in outputs], dim=1), False)
-        return State(self._grouped_nodes(shared, outputs), True)
-
-    def _call(
-        self,
-        terms: Sequence[Term],
-        inputs: Sequence[Tensor],
-        weights: Tensor,
-        *,
-        nodes: int,
-        stride: int = 1,
-        multiplier: int | None = None,
-    ) -> Tensor:
-        return run_terms(
-            self.operations,
-            terms,
-            inputs,
-            weights,
-            skip=self.skip,
-            nodes=nodes,
-            multiplier=nodes if multiplier is None else multiplier,
-            stride=stride,
-        )
-
-    def shared_nodes(self) -> dict[int, Tensor]:
-        """By node the sum of its shared terms [N, C, H', W']; of a shared node, the node."""
-        present = [i for i, state in enumerate(self.inputs) if not state.grouped]
-        if not self.shared_terms:
-            return self._zeros()
-        place = {state: i for i, state in enumerate((*present, *self.states[self.first :]))}
-        terms = [Term(place[t.source], place[t.node], t.op) for t in self.shared_terms]
-        maps = self._call(
-            terms,
-            [self.inputs[i].maps for i in present],
-            self.reference,
-            nodes=self.plan.nodes,
-            stride=self.plan.stride,
-        ).chunk(self.plan.nodes, dim=1)
-        having = {term.node for term in self.shared_terms}
-        return {
-            state: nodes
-            for state, nodes in zip(self.states[self.first :], maps, strict=True)
-            if state in having or not self.grouped[state]
-        }
-
-    def _zeros(self) -> dict[int, Tensor]:
-        """Shared nodes that nothing enters."""
-        maps = self.inputs[0].of(0, self.groups)
-        stride = self.plan.stride
-        n, c, h, w = maps.shape
-        zeros = maps.new_zeros(n, c, -(-h // stride), -(-w // stride))
-        return {state: zeros for state in self.states[self.first :] if not self.grouped[state]}
-
-    def _grouped_nodes(self, shared: Mapping[int, Tensor], outputs: Sequence[int]) -> Tensor:
-        plan = self.plan
-        nodes = [state for state in self.states[self.first :] if self.grouped[state]]
-        inputs: list[State] = []  # of the call
-        places: dict[int, int] = {}  # of the cell's states among them
-        sums: list[Term] = []  # inputs of the call that enter a node as they are
-        terms = [term for term in self.grouped_terms if term.op not in self.operations.drawn]
-        if plan.stride != 1:
-            terms = [term for term in terms if term.source >= self.first]
-            for node, maps in self._from_inputs().items():
-                sums.append(Term(len(inputs), node, COPY))
-                inputs.append(State(maps, True))
-        for node in nodes:
-            if node in shared:
-                sums.append(Term(len(inputs), node, COPY))
-                inputs.append(State(shared[node], False))
-        for term in self.grouped_terms:
-            if term.op in self.operations.drawn:
-                sums.append(Term(len(inputs), term.node, term.op))
-                inputs.append(State(self._drawn(term.op, term.source), False))
-        for source in sorted({term.source for term in terms}):
-            if source < self.first or not self.grouped[source]:
-                places[source] = len(inputs)
-                inputs.append(
-                    self.inputs[source] if source < self.first else State(shared[source], False)
-                )
-        for node in nodes:
-            places[node] = len(inputs) + nodes.index(node)
-        whole = all(self.grouped[state] for state in outputs)
-        maps = self._call(
-            [
-                *(Term(t.source, places[t.node], t.op) for t in sums),
-                *(Term(places[t.source], places[t.node], t.op) for t in terms),
-            ],
-            [state.stacked(self.groups) for state in inputs],
-            self.weights,
-            nodes=len(nodes),
-            multiplier=plan.multiplier if whole else None,
-        )
-        if whole:
-            return maps
-        found = dict(zip(nodes, maps.chunk(len(nodes), dim=1), strict=True))
-        parts = [
-            State(found[state], True) if state in found else State(shared[state], False)
-            for state in outputs
+    def _terms(self, own: set[int]) -> list[Term]:
+        """What adds something to some node, node after node. Args: own, operations whose weight
+        differs between tables."""
+        values = self.reference[0].tolist()
+        return [
+            term
+            for term in sorted(self.operations.whole(), key=lambda term: term.node)
+            if not self.operations.adds_nothing(term.op)
+            and (term.op in own or not self.skip or values[term.op] != 0.0)
         ]
-        return torch.cat([part.stacked(self.groups) for part in parts], dim=1)
 
-    def _drawn(self, op: int, source: int) -> Tensor:
-        """The output [N, C, H', W'] of an operation that draws it, one for all groups."""
-        n, c, h, w = self.inputs[0].of(0, self.groups).shape
-        if source >= self.first:  # the size of a node
-            h, w = (-(-length // self.plan.stride) for length in (h, w))
-        maps: Tensor = self.operations.drawn[op](self.weights.new_empty(1).expand(n, c, h, w))
-        return maps
+    def _grouped(self, terms: Sequence[Term], own: set[int]) -> list[bool]:
+        """Of every state whether it differs between tables."""
+        inputs = [state.grouped for state in self.inputs]
+        grouped = inputs + [all(inputs)] * self.plan.nodes
+        for term in terms:
+            if term.op in own or term.op in self.operations.drawn or grouped[term.source]:
+                grouped[term.node] = True
+        return grouped
+
+    def _leaves(self, term: Term) -> bool:
+        """Whether it reads a state that all tables share."""
+        return not self.grouped[term.source] and term.op not in self.operations.drawn
+
+    def shared(self) -> Shared:
+        """The part that is computed once."""
+        having = {term.node for term in self.shared_terms}
+        nodes = [node for node in self.nodes if node in having or not self.grouped[node]]
+        drawn = [term for term in self.map_terms if term.op in self.operations.drawn]
+        maps = {term.op: self._drawn(term) for term in drawn}
+        single = [
+            term
+            for term in self.map_terms
+            if term.op not in maps and not self.operations.is_identity(term.op)
+        ]
+        if not self.shared_terms and not single:
+            return Shared({node: self._zeros(1) for node in nodes}, maps)
+        inputs = [i for i, state in enumerate(self.inputs) if not state.grouped]
+        place = {state: i for i, state in enumerate((*inputs, *nodes))}
+        terms = [Term(place[t.source], place[t.node], t.op, t.op) for t in self.shared_terms]
+        terms += [Term(place[t.source], len(place) + i, t.op, ONE) for i, t in enumerate(single)]
+        count = len(nodes) + len(single)
+        together = run_terms(
+            *(self.operations, terms, [self.inputs[i].maps for i in inputs], self.reference),
+            skip=self.skip,
+            nodes=count,
+            multiplier=count,
+            stride=self.plan.stride,
+        )
+        # Every chunk of tables reads them.
+        found = [
+            x.contiguous(memory_format=torch.channels_last) for x in together.chunk(count, dim=1)
+        ]
+        maps.update((term.op, x) for term, x in zip(single, found[len(nodes) :], strict=True))
+        return Shared(dict(zip(nodes, found, strict=False)), maps)
+
+    def run(self, shared: Shared) -> State:
+        """The cell's output."""
+        if not any(self.grouped[node] for node in self.outputs):
+            return State(torch.cat([shared.sums[node] for node in self.outputs], dim=1), False)
+        plan = self.plan
+        call = _Call(self)
+        for node in self.nodes:
+            if node in shared.sums and (self.grouped[node] or node in self.outputs):
+                call.add(("sum", node), State(shared.sums[node], False), node, COPY, ONE)
+        for term in self.map_terms:
+            key, state = self._source(term, shared)  # of an identity
+            if term.op in shared.maps:
+                key, state = ("map", term.op), State(shared.maps[term.op], False)
+            call.add(key, state, term.node, COPY, term.op)
+        terms = self.grouped_terms
+        if plan.stride != 1:
+            for node, maps in self._from_inputs().items():
+                call.add(("inputs", node), State(maps, True), node, COPY, ONE)
+            terms = [term for term in terms if term.source >= self.first]
+        for term in terms:
+            call.add(*self._source(term, shared), term.node, term.op, term.op)
+        nodes = [node for node in self.nodes if self.grouped[node] or node in self.outputs]
+        if not call.terms:
+            return State(self._zeros(self.groups).repeat(1, plan.multiplier, 1, 1), True)
+        return State(call.run(nodes, plan.multiplier, 1), True)
+
+    def _source(self, term: Term, shared: Shared) -> tuple[Key, State | None]:
+        """What a term reads; None for a node that differs between tables."""
+        source = term.source
+        if source < self.first:
+            return source, self.inputs[source]
+        if self.grouped[source]:
+            return source, None
+        return ("sum", source), State(shared.sums[source], False)
 
     def _from_inputs(self) -> dict[int, Tensor]:
         """By node the sum of its grouped terms that leave an input [G * N, C, H', W']."""
-        drawn = self.operations.drawn
-        terms = [t for t in self.grouped_terms if t.source < self.first and t.op not in drawn]
+        terms = [term for term in self.grouped_terms if term.source < self.first]
         if not terms:
             return {}
-        sources = sorted({term.source for term in terms})
+        call = _Call(self)
+        for term in terms:
+            call.add(term.source, self.inputs[term.source], term.node, term.op, term.op)
         nodes = sorted({term.node for term in terms})
-        maps = self._call(
-            [
-                Term(sources.index(t.source), len(sources) + nodes.index(t.node), t.op)
-                for t in terms
-            ],
-            [self.inputs[source].stacked(self.groups) for source in sources],
-            self.weights,
-            nodes=len(nodes),
-            stride=self.plan.stride,
-        )
+        maps = call.run(nodes, len(nodes), self.plan.stride)
         return dict(zip(nodes, maps.chunk(len(nodes), dim=1), strict=True))
+
+    def _drawn(self, term: Term) -> Tensor:
+        """The output [N, C, H', W'] of an operation that draws it, one for all groups."""
+        like = self._zeros(1) if term.source >= self.first else self.inputs[0].of(0, self.groups)
+        maps: Tensor = self.operations.drawn[term.op](self.weights.new_empty(1).expand(like.shape))
+        return maps.contiguous(memory_format=torch.channels_last)
+
+    def _zeros(self, groups: int) -> Tensor:
+        """The node [groups * N, C, H', W'] that nothing enters."""
+        maps, stride = self.inputs[0].of(0, self.groups), self.plan.stride
+        n, c, h, w = maps.shape
+        return maps.new_zeros(groups * n, c, -(-h // stride), -(-w // stride))
+
+
+class _Call:
+    """A call for all groups, whose inputs are named by keys until it is known how many there are.
+
+    Shared inputs come first, as `functional.mixed_cell` wants them.
+    """
+
+    def __init__(self, cell: SplitCell) -> None:
+        self.cell = cell
+        self.shared: dict[Key, Tensor] = {}
+        self.grouped: dict[Key, Tensor] = {}
+        self.terms: list[tuple[Key, int, int, int]] = []
+
+    def add(self, key: Key, state: State | None, node: int, op: int, weight: int) -> None:
+        """One summand of a node. Args: state, None if the key is a node of the call."""
+        if state is not None:
+            (self.grouped if state.grouped else self.shared)[key] = state.maps
+        self.terms.append((key, node, op, weight))
+
+    def run(self, nodes: Sequence[int], multiplier: int, stride: int) -> Tensor:
+        """The last `multiplier` of the nodes [G * N, multiplier * C, H', W']."""
+        inputs = {**self.shared, **self.grouped}
+        place = {key: i for i, key in enumerate((*inputs, *nodes))}
+        return run_terms(
+            self.cell.operations,
+            [Term(place[key], place[node], op, weight) for key, node, op, weight in self.terms],
+            list(inputs.values()),
+            self.cell.weights,
+            skip=self.cell.skip,
+            nodes=len(nodes),
+            multiplier=multiplier,
+            stride=stride,
+            shared=len(self.shared),
+        )

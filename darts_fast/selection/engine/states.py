@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TypeVar, cast
 
-import torch
 from torch import Tensor
 
 _T = TypeVar("_T")
@@ -27,20 +26,6 @@ class State:
         size = self.maps.shape[0] // groups
         return self.maps[group * size : (group + 1) * size]
 
-    def stacked(self, groups: int) -> Tensor:
-        """The maps of all groups."""
-        if self.grouped:
-            return self.maps
-        n, *shape = self.maps.shape
-        out = torch.empty(
-            (groups * n, *shape),
-            dtype=self.maps.dtype,
-            device=self.maps.device,
-            memory_format=torch.channels_last,
-        )
-        out.unflatten(0, (groups, n)).copy_(self.maps)
-        return out
-
 
 @dataclass(frozen=True)
 class Variants:
@@ -50,6 +35,8 @@ class Variants:
         weights: by cell type [G, edges, ops].
         reference: by cell type the network's own [edges, ops].
         changed: by cell type the edges whose row is another one in some table.
+        used: by cell type [edges * ops], whether any table that shares maps with these, also those
+            of other chunks, has a weight for the operation that is not 0.
         kept: what is shared by all tables that change these rows, also those of other chunks.
     """
 
@@ -57,6 +44,7 @@ class Variants:
     weights: Mapping[str, Tensor]
     reference: Mapping[str, Tensor]
     changed: Mapping[str, frozenset[int]]
+    used: Mapping[str, Sequence[bool]]
     kept: dict[object, Any] = field(default_factory=dict)
 
     def once(self, key: object, compute: Callable[[], _T]) -> _T:

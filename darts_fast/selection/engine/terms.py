@@ -16,8 +16,10 @@ from darts_fast.nn.operations import Noise
 from darts_fast.nn.plan import CellPlan
 from darts_fast.reference import CELL_KINDS, PRECISION_FULL
 
-# In place of an operation's index: the source as it is, with weight 1.
+# In place of an operation's index: the source as it is.
 COPY = -1
+# In place of a weight's index: 1.
+ONE = -1
 _IDENTITY, _NONE = CELL_KINDS.index("identity"), CELL_KINDS.index("none")
 
 
@@ -28,6 +30,8 @@ class Term(NamedTuple):
     node: int
     op: int
     """Index in the cell's plan, or `COPY`."""
+    weight: int
+    """Index of what the summand is multiplied by among the weights of all operations, or `ONE`."""
 
 
 @dataclass
@@ -36,8 +40,7 @@ class Operations:
 
     Attributes:
         drawn: operations that draw their output and read nothing but a shape; the plan has them as
-            "none". A term of one has the drawn map as its source, which the operation's weight
-            multiplies.
+            "none".
     """
 
     plan: CellPlan
@@ -55,16 +58,19 @@ class Operations:
 
     def idle(self, width: int) -> set[tuple[int, int]]:
         """(edge, operation) of those that add nothing; width, the operations of an edge."""
-        return {
-            divmod(k, width)
-            for k, kind in enumerate(self.plan.ops[2::5])
-            if kind == _NONE and k not in self.drawn
-        }
+        return {divmod(k, width) for k in range(self.plan.width) if self.adds_nothing(k)}
+
+    def adds_nothing(self, k: int) -> bool:
+        """Whatever its weight."""
+        return self.plan.ops[5 * k + 2] == _NONE and k not in self.drawn
+
+    def is_identity(self, k: int) -> bool:
+        return self.plan.ops[5 * k + 2] == _IDENTITY
 
     def whole(self) -> list[Term]:
         """All operations where the cell has them."""
         ops = self.plan.ops
-        return [Term(ops[5 * k], ops[5 * k + 1], k) for k in range(self.plan.width)]
+        return [Term(ops[5 * k], ops[5 * k + 1], k, k) for k in range(self.plan.width)]
 
 
 def run_terms(
@@ -77,18 +83,20 @@ def run_terms(
     nodes: int,
     multiplier: int,
     stride: int,
+    shared: int = 0,
 ) -> Tensor:
     """Nodes as sums of terms, for all groups in one call; nothing else in the network changes.
 
-    Args: terms, at least one; inputs [G * N, C, H, W]; weights [G, K] of all operations of the
-    plan; skip, whether an operation of weight 0 is left out; nodes, multiplier and stride, see
-    `functional.mixed_cell`. Returns the last `multiplier` nodes [G * N, multiplier * C, H', W'].
+    Args: terms, at least one; inputs [G * N, C, H, W], the first `shared` ones [N, C, H, W];
+    weights [G, K] of all operations of the plan; skip, whether a term of weight 0 is left out;
+    nodes, multiplier, stride and shared, see `functional.mixed_cell`. Returns the last `multiplier`
+    nodes [G * N, multiplier * C, H', W'].
     """
     ops: list[int] = []
     convolutions: list[Tensor] = []
     norms: list[nn.BatchNorm2d | None] = []
-    for source, node, k in terms:
-        if k == COPY or k in operations.drawn:
+    for source, node, k, _ in terms:
+        if k == COPY:
             ops += (source, node, _IDENTITY, 0, 0)
             continue
         ops += (source, node, *operations.plan.ops[5 * k + 2 : 5 * k + 5])
@@ -99,7 +107,7 @@ def run_terms(
         norms += operations.norms[k]
     groups = weights.shape[0]
     table = torch.cat([weights, weights.new_ones(groups, 1)], dim=1)
-    table = table[:, [k for _, _, k in terms]]  # COPY is the last column
+    table = table[:, [term.weight for term in terms]]  # ONE is the last column
     active = table != 0 if skip else None
     given = norm_arguments(norms, table)
     output, *_ = _ops.call_mixed_cell(
@@ -117,6 +125,7 @@ def run_terms(
         multiplier,
         stride,
         groups,
+        shared,
         active,
         PRECISION_FULL,
         False,

@@ -30,6 +30,7 @@ class Together:
         self.changed = tables.changed(walk.idle())
         # What tables that change the same rows share, of the rows that came last.
         self.kept: tuple[Changed, dict[object, Any]] = ((), {})
+        self.same: dict[Changed, list[int]] = {}
 
     def logits(self, images: Tensor, indices: Sequence[int]) -> Iterator[list[tuple[int, Tensor]]]:
         """Chunk by chunk, in an order of its own: the tables and what they give, [N, classes]."""
@@ -41,7 +42,8 @@ class Together:
             for stage in set(first.values())
         }
         order = sorted(indices, key=lambda index: (self.changed[index], index))
-        own = self._variants([])
+        self.same = {self.changed[run[0]]: list(run) for run in runs(order, self.changed)}
+        own = self._variants([], [])
         states, reached = walk.stem(images), 0
         for stage in sorted(most):
             while reached < stage:
@@ -60,7 +62,7 @@ class Together:
             rows = self.changed[run[0]]
             if self.kept[0] != rows:
                 self.kept = (rows, {})
-            variants = replace(self._variants(run), kept=self.kept[1])
+            variants = replace(self._variants(run, self.same[rows]), kept=self.kept[1])
             now, at = states, stage
             while at < stages and not all(state.grouped for state in now):
                 now, at = walk.advance(at, now, variants), at + 1
@@ -74,15 +76,15 @@ class Together:
             members = [index for run, _ in parts for index in run]
             now = tuple(map(_concatenated, zip(*(now for _, now in parts), strict=True)))
             parts.clear()
-            variants = self._variants(members)
+            variants = self._variants(members, members)
             for index in range(at, stages):
                 now = walk.advance(index, now, variants)
             found += zip(members, walk.logits(now, len(members)), strict=True)
         return found
 
-    def _variants(self, indices: Sequence[int]) -> Variants:
+    def _variants(self, indices: Sequence[int], peers: Sequence[int]) -> Variants:
         """Of tables that change the same rows, or of any where no state is shared; of none for
-        the network as it is."""
+        the network as it is. Args: peers, the tables of this batch that share maps with them."""
         tables = self.tables
         changed = self.changed[indices[0]] if indices else ()
         return Variants(
@@ -92,6 +94,10 @@ class Together:
             changed={
                 name: frozenset(edge for cell_type, edge in changed if cell_type == name)
                 for name in tables.reference
+            },
+            used={
+                name: (rows[list(peers)] != 0).any(dim=0).flatten().tolist()
+                for name, rows in tables.weights.items()
             },
         )
 
