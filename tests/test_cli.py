@@ -19,6 +19,7 @@ from darts_fast.cli.bench import ratio_rows
 from darts_fast.cli.console import RunReporter
 from darts_fast.cli.doctor import facts
 from darts_fast.derive import build_derived
+from darts_fast.files import atomic_save
 from darts_fast.spaces import read_genotype
 
 TINY = [
@@ -229,7 +230,7 @@ def test_resume_says_what_is_wrong(darts_fast: Run) -> None:
     status, _, err = darts_fast(*resume)
     assert status == 2
     assert "checkpoint run/checkpoint.pt: damaged or not a checkpoint" in err
-    torch.save({"search": {}}, "run/checkpoint.pt")
+    atomic_save("run/checkpoint.pt", {"state": {"search": {}}})
     status, _, err = darts_fast(*resume)
     assert status == 2
     assert "run/checkpoint.pt: does not belong to this run" in err
@@ -239,7 +240,7 @@ def test_resume_warns_of_another_thread_count(darts_fast: Run) -> None:
     darts_fast("search", *TINY, "--select", "magnitude", "--save", "run")
     status, out, _ = darts_fast("search", "--resume", "--save", "run", "--threads", "2")
     assert status == 0
-    assert "warning: the run had 1 threads and now has 2; rounding may differ" in out
+    assert "warning: threads of the run was 1 and is now 2; rounding may differ" in out
 
 
 def test_a_diverging_search_stops_with_epoch_and_step(darts_fast: Run) -> None:

@@ -14,13 +14,13 @@ from torch.nn import functional
 
 from darts_fast.data import Augmentation, Batches, Dataset, Images, load_data
 from darts_fast.derive.train import (
-    DivergenceError,
     EpochResult,
     TrainConfig,
     TrainProgress,
     train_network,
 )
 from darts_fast.evaluation import evaluate
+from darts_fast.reporter import NonFiniteLossError
 from darts_fast.seeding import generator
 
 
@@ -190,8 +190,11 @@ def test_a_loss_that_is_not_finite_stops(value: float) -> None:
             return logits * (value if len(self.seen) == 5 else 1), side
 
     torch.manual_seed(0)
-    message = r"loss must be finite, got nan at epoch 1, step 2 of 3; a smaller .* 0.025 may help"
-    with pytest.raises(DivergenceError, match=message):
+    message = (
+        r"loss must be finite, got nan at epoch 1, step 2 of 3; first in .*; "
+        r"a smaller .* 0.025 may help"
+    )
+    with pytest.raises(NonFiniteLossError, match=message):
         train_network(Breaks(), dataset(), small())
 
 

@@ -12,8 +12,8 @@ import torch
 from darts_fast.data import Augmentation, Batches, Dataset, fixed_batches
 from darts_fast.evaluation import evaluate
 from darts_fast.nn import Supernet
+from darts_fast.reporter import Interrupted, Reporter, save_or_stop
 from darts_fast.search.config import SearchConfig
-from darts_fast.search.reporter import Interrupted, Reporter
 from darts_fast.search.trainer import Perturb, Trainer
 from darts_fast.seeding import generator, rng_state, set_rng_state
 from darts_fast.selection import (
@@ -72,9 +72,9 @@ class Search:
         perturb: gives edge weights for each weight step of the tuning, by cell type (SDARTS), from
             the network, images and labels; cell types it leaves out keep their own.
         augmentation: of the search; default ``data.augmentation``.
-        reporter: is told of the progress, and asked whether to stop.
-        checkpoint: takes the state when an epoch or a projection is about to begin or the run is to
-            stop.
+        reporter: is told of the progress, and asked whether to save or to stop.
+        checkpoint: takes the state when an epoch or a projection is about to begin, the run is to
+            stop, or the reporter wants it saved.
         snapshot: called with the number of the epoch after every epoch of the search.
 
     Attributes:
@@ -151,7 +151,6 @@ class Search:
             "history": self.history,
             "done": self._done,
             "rng": rng_state(),
-            "threads": torch.get_num_threads(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -284,9 +283,7 @@ class Search:
             self.checkpoint(self.state_dict())
 
     def _between_steps(self) -> None:
-        if self.reporter.stopping:
-            self._checkpoint()
-            raise Interrupted
+        save_or_stop(self.reporter, self._checkpoint)
 
     def _between_tuning_steps(self) -> None:
         self._done += 1
