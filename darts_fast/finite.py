@@ -25,8 +25,9 @@ _PLACE = re.compile(
 def first_non_finite(net: nn.Module, forward: Callable[[], object]) -> str:
     """In words, the first NaN or infinite value of a forward pass.
 
-    Weights are looked at first, then the images, then the output of every module in the order of
-    the computation, each module run as the module it is. Running statistics, hooks and the random
+    Weights are looked at first, then the images, then input and output of every module in the order
+    of the computation, each module run as the module it is; a sum between modules that overflows is
+    the input of the next one. Running statistics, hooks and the random
     state of the CPU are afterwards as they were. The repeated pass draws other random numbers than
     the one that failed (drop-path, noise operations).
 
@@ -37,28 +38,28 @@ def first_non_finite(net: nn.Module, forward: Callable[[], object]) -> str:
         return f"{already}, before the step"
     found: list[str] = []
 
-    def watch(name: str) -> Callable[..., None]:
-        def look(module: nn.Module, arguments: Any, output: Any) -> None:
-            if not found and not all(map(_finite, _tensors(output))):
-                found.append(f"the output of {place(net, name)}")
+    def watch(what: str) -> Callable[..., None]:
+        def look(module: nn.Module, *values: Any) -> None:
+            if not found and not all(map(_finite, _tensors(values[-1]))):
+                found.append(what)
 
         return look
 
-    def look_at_images(module: nn.Module, arguments: Any) -> None:
-        if not all(map(_finite, _tensors(arguments))):
-            found.append("the images")
-
     buffers = [(buffer, buffer.clone()) for buffer in net.buffers()]
-    hooks = [module.register_forward_hook(watch(name)) for name, module in net.named_modules()]
-    hooks.append(net.register_forward_pre_hook(look_at_images))
+    hooks = []
+    for name, module in net.named_modules():
+        where = place(net, name)
+        before = watch(f"the input of {where}" if module is not net else "the images")
+        hooks.append(module.register_forward_pre_hook(before))
+        hooks.append(module.register_forward_hook(watch(f"the output of {where}")))
     try:
         with torch.random.fork_rng(devices=[]), torch.no_grad():
             forward()
     finally:
         for hook in hooks:
             hook.remove()
-        for buffer, before in buffers:
-            buffer.copy_(before)
+        for buffer, value in buffers:
+            buffer.copy_(value)
     return found[0] if found else "the loss itself; every output was finite when repeated"
 
 
