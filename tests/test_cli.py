@@ -372,17 +372,6 @@ def test_errors_of_train_are_one_line(darts_fast: Run, arguments: list[str], mes
     assert err.count("\n") == 1
 
 
-def test_an_interrupted_training_says_so(darts_fast: Run) -> None:
-    with pytest.MonkeyPatch.context() as patch:
-        interrupt_after(patch, 1, signal.SIGTERM)
-        status, _, err = darts_fast(
-            *("train", "--arch", "|none~0|+|none~0|none~1|+|none~0|none~1|skip_connect~2|"),
-            *("--limit", "32", "--batch_size", "16", "--init_channels", "4", "--layers", "1"),
-        )
-    assert status == 143
-    assert "stopped by SIGTERM in phase train given after 1 of 1200 steps" in err
-
-
 # doctor, bench, the program itself
 
 
