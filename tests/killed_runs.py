@@ -100,13 +100,14 @@ class KilledRun:
         assert status == 0, self.output.read_text()
 
 
-def kill_at_random(run: KilledRun, draws: random.Random, seconds: float) -> None:
-    """Kill process after process, each within so many seconds, until one gets to the end."""
-    while True:
+def kill_at_random(run: KilledRun, draws: random.Random, seconds: float, kills: int) -> None:
+    """Kill one process after the other, each within so many seconds, and let the last one end."""
+    for _ in range(kills):
         run.start()
         if not run.kill(draws.uniform(0, seconds)):
             assert run.wait() == 0, run.output.read_text()
             return
+    run.finish()
 
 
 def left(run: Path) -> dict[str, Any]:

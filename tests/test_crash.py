@@ -90,7 +90,7 @@ def test_killed_at_many_random_moments(undisturbed: Undisturbed, tmp_path: Path)
     chains = 0
     while sum(hits.values()) < kills or any(hits[phase] < 10 for phase in phases):
         run = KilledRun(tmp_path / f"run{chains}", *arguments)
-        kill_at_random(run, draws, seconds / 2)
+        kill_at_random(run, draws, seconds / 2, kills=10)
         assert not differences(left(run.run), whole), run.output.read_text()
         hits += run.phases
         chains += 1

@@ -33,15 +33,23 @@ class Checkpoints:
     """The checkpoints of one run of a command.
 
     Args:
-        command: its name, for the line that says how to go on.
         run: where the checkpoints are; locked by this process.
         reporter: knows the time spent, and whether to save or to stop.
+        go_on: gives the command that goes on with the run, from its flags ("--resume").
     """
 
-    def __init__(self, command: str, run: RunDirectory, reporter: RunReporter) -> None:
-        self.command = command
+    def __init__(
+        self, run: RunDirectory, reporter: RunReporter, go_on: Callable[[str], str]
+    ) -> None:
         self.run = run
         self.reporter = reporter
+        self._go_on = go_on
+
+    @classmethod
+    def of_command(cls, command: str, run: RunDirectory, reporter: RunReporter) -> Checkpoints:
+        """Of a command whose runs are named by ``--save``."""
+        where = shlex.quote(str(run.path))
+        return cls(run, reporter, lambda flags: f"darts-fast {command} {flags} --save {where}")
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Save the state of the command with the time spent and what rounding depends on."""
@@ -98,14 +106,14 @@ class Checkpoints:
             try:
                 yield
             except Interrupted:
-                raise self.reporter.stopped(f"go on with: {self._command_line()}") from None
+                raise self.reporter.stopped(f"go on with: {self._go_on('--resume')}") from None
             except NonFiniteLossError as error:
                 kept = f"; kept: {self.run.path / CHECKPOINT}" if self.run.has_checkpoint() else ""
                 raise NonFiniteLossError(f"{error}{kept}") from error
             except OSError as error:
                 raise RunDirectoryError(
                     f"{error}; no file was overwritten, once this is mended go on with: "
-                    f"{self._command_line()}"
+                    f"{self._go_on('--resume')}"
                 ) from error
 
     def _other(self, name: str) -> str:
@@ -115,8 +123,5 @@ class Checkpoints:
             self.run.load_checkpoint(other)
         except RunDirectoryError:
             return f"no whole {other} is there either"
-        return f"{other} is whole, go on from it with: {self._command_line(other == PREVIOUS)}"
-
-    def _command_line(self, previous: bool = False) -> str:
-        flags = "--resume --previous" if previous else "--resume"
-        return f"darts-fast {self.command} {flags} --save {shlex.quote(str(self.run.path))}"
+        flags = "--resume --previous" if other == PREVIOUS else "--resume"
+        return f"{other} is whole, go on from it with: {self._go_on(flags)}"

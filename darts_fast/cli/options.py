@@ -25,6 +25,7 @@ __all__ = [
     "debug_option",
     "fill_in_config",
     "open_run",
+    "previous_option",
     "set_threads",
     "with_cutout",
     "with_options",
@@ -72,6 +73,11 @@ debug_option: Decorator = click.option(
 )
 
 
+previous_option: Decorator = click.option(
+    "--previous", is_flag=True, help="With --resume: from the checkpoint before the last one."
+)
+
+
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Data, seed and threads, the run's directory and its checkpoints, ``--config --debug``."""
     options: list[Decorator] = [
@@ -96,11 +102,7 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
         ),
         click.option("--overwrite", is_flag=True, help="Accept a run directory that is not empty."),
         click.option("--resume", is_flag=True, help="Go on with the run in --save, bit for bit."),
-        click.option(
-            "--previous",
-            is_flag=True,
-            help="With --resume: from the checkpoint before the last one.",
-        ),
+        previous_option,
         click.option(
             "--save_every",
             type=click.FloatRange(min=0),

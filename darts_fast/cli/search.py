@@ -114,7 +114,7 @@ def search(ctx: click.Context, **_: Any) -> None:
     pipeline = Pipeline(settings, data)  # checks everything before a directory is made
     run = open_run(ctx, settings)
     reporter = RunReporter(run, save_every=settings["save_every"])
-    checkpoints = Checkpoints("search", run, reporter)
+    checkpoints = Checkpoints.of_command("search", run, reporter)
     with checkpoints.guarded():
         if not ctx.params["resume"] or not checkpoints.load(
             pipeline.load_state_dict, previous=ctx.params["previous"]

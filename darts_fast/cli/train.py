@@ -97,7 +97,7 @@ def train(ctx: click.Context, **_: Any) -> None:
     check_derived(genotype, data, **sizes)
     run = open_run(ctx, {**settings, "arch": genotype_text(genotype)})
     reporter = RunReporter(run, save_every=settings["save_every"])
-    checkpoints = Checkpoints("train", run, reporter)
+    checkpoints = Checkpoints.of_command("train", run, reporter)
     with checkpoints.guarded():
         loaded: list[dict[str, Any]] = []
         if ctx.params["resume"]:
