@@ -70,7 +70,7 @@ class Checkpoints:
         """
         run = self.run
         if not run.has_checkpoint() and not previous:
-            if run.has_checkpoint(RESULTS):
+            if (run.path / RESULTS).is_file():
                 raise RunDirectoryError(f"checkpoint {run.path / CHECKPOINT}: no such file")
             self.reporter.say("the run was stopped before its first checkpoint: it begins again")
             return False
