@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from darts_fast.nn import Supernet
 
-__all__ = ["clip_gradients", "first_non_finite", "place"]
+__all__ = ["clip_gradients", "first_non_finite", "non_finite_weights", "place"]
 
 _PLACE = re.compile(
     r"cells\.(?P<cell>\d+)(\.(_ops|edges|layers)\.(?P<edge>[^.]+)((\._ops)?\.(?P<op>\d+))?)?"
@@ -33,7 +33,7 @@ def first_non_finite(net: nn.Module, forward: Callable[[], object]) -> str:
 
     forward: runs `net` once more on the same images; its gradient is not needed.
     """
-    already = _listed(net, ((name, p) for name, p in net.named_parameters()), first=True)
+    already = non_finite_weights(net)
     if already is not None:
         return f"{already}, before the step"
     found: list[str] = []
@@ -61,6 +61,11 @@ def first_non_finite(net: nn.Module, forward: Callable[[], object]) -> str:
         for buffer, value in buffers:
             buffer.copy_(value)
     return found[0] if found else "the loss itself; every output was finite when repeated"
+
+
+def non_finite_weights(net: nn.Module) -> str | None:
+    """In words, the first weight or architecture weight that is not finite, or None."""
+    return _listed(net, net.named_parameters(), first=True)
 
 
 def clip_gradients(net: nn.Module, max_norm: float) -> tuple[float, str | None]:

@@ -21,7 +21,8 @@ from darts_fast.cli import main
 from darts_fast.files import load_saved
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["darts_fast.cli"])
+# The other two are what the first step of a run would import.
+_PROCESSES.set_forkserver_preload(["darts_fast.cli", "sklearn.datasets", "torch._dynamo"])
 
 # What the log says when a phase begins, by phase in order; what stands before is "start".
 PHASES = {"epoch 0 ": "search", "project op": "select", "derived network of ": "train"}

@@ -335,4 +335,6 @@ def test_a_diverging_run_keeps_its_checkpoint(darts_fast: Run, finished: Finishe
     assert "must be finite, got " in err
     assert "; first in " in err
     assert err.endswith("; kept: run/checkpoint.pt\n")
-    load_saved("run/checkpoint.pt")
+    state = load_saved("run/checkpoint.pt")["state"]
+    weights = state["search"]["net"]["state_dict"] if "search" in state else state["net"]
+    assert all(weight.isfinite().all() for weight in weights.values())

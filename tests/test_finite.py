@@ -19,7 +19,7 @@ from darts_fast.derive.train import NetworkTraining, TrainConfig
 from darts_fast.finite import clip_gradients, first_non_finite, place
 from darts_fast.nn import Supernet, build_supernet
 from darts_fast.reporter import NonFiniteLossError, Reporter
-from darts_fast.search import SearchConfig, Trainer
+from darts_fast.search import Search, SearchConfig, Trainer
 
 ARCH = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|none~0|none~1|nor_conv_3x3~2|"
 IMAGES = torch.randn(2, 3, 8, 8)
@@ -249,6 +249,52 @@ def test_a_derived_training_tells_where() -> None:
     )
     with pytest.raises(NonFiniteLossError, match=message):
         training.run()
+
+
+def test_weights_that_are_not_finite_are_not_saved() -> None:
+    data = load_data("digits", limit=32)
+    saved: list[object] = []
+
+    class SaveAlways(Reporter):
+        saving = True
+
+    search = Search(
+        net_of("nasbench201"),
+        data,
+        select="magnitude",
+        method="blank",
+        batch_size=8,
+        reporter=SaveAlways(),
+        checkpoint=saved.append,
+    )
+    trainer = search.trainer
+    step = trainer.optimizer.step
+
+    def overflow() -> None:
+        step()
+        if trainer.step == 1:
+            with torch.no_grad():
+                search.net.get_parameter("cells.0.edges.2<-1.2.op.1.weight")[0] = math.inf
+
+    trainer.optimizer.step = overflow  # type: ignore[assignment]
+    with pytest.raises(
+        NonFiniteLossError,
+        match=r"search: the weights must be finite to be saved, in epoch 0, step 2; first in cell "
+        r"0, edge 2, nor_conv_1x1: cells",
+    ):
+        search.run()
+    assert len(saved) == 1
+
+    net = derived(ARCH)
+    training = NetworkTraining(net, data, TrainConfig(epochs=1, batch_size=8))
+    training.state_dict()
+    with torch.no_grad():
+        net.get_parameter("classifier.bias")[0] = math.nan
+    message = (
+        "train_network: the weights must be finite to be saved, at epoch 0, step 1 of 4; first"
+    )
+    with pytest.raises(NonFiniteLossError, match=message):
+        training.state_dict()
 
 
 def test_steps_that_are_finite_look_for_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from torch.nn import functional
 from darts_fast.data import Batches, Dataset
 from darts_fast.derive.config import EpochResult, TrainConfig, TrainProgress, TrainResult
 from darts_fast.evaluation import evaluate
-from darts_fast.finite import clip_gradients, first_non_finite
+from darts_fast.finite import clip_gradients, first_non_finite, non_finite_weights
 from darts_fast.reporter import NonFiniteLossError
 from darts_fast.seeding import generator, rng_state, set_rng_state
 
@@ -136,7 +136,12 @@ class NetworkTraining:
         """Everything a later process needs to go on bit for bit; loads with `weights_only=True`.
 
         To be taken in `progress` or `checkpoint`: the random state of the training is theirs.
+        Raises NonFiniteLossError if a weight is NaN or infinite: such a state is not worth saving
+        over one that is not.
         """
+        where = non_finite_weights(self.net)
+        if where is not None:
+            raise self._non_finite("weights must be finite to be saved,", where)
         return {
             "net": self.net.state_dict(),
             "optimizer": self._optimizer.state_dict(),
@@ -206,22 +211,22 @@ class NetworkTraining:
         all_heads, main_head, hits = torch.stack([loss, main, right]).detach().tolist()
         if not math.isfinite(all_heads):
             where = first_non_finite(self.net, lambda: self.net(x))
-            raise self._non_finite("loss", all_heads, where)
+            raise self._non_finite(f"loss must be finite, got {all_heads}", where)
         loss.backward()
         norm, bad = clip_gradients(self.net, config.grad_clip)
         if bad is not None:
-            raise self._non_finite("gradient of the loss", norm, bad)
+            raise self._non_finite(f"gradient of the loss must be finite, got {norm}", bad)
         self._optimizer.step()
         self.step += 1
         self._images += len(y)
         self._correct += hits
         self._loss += main_head * len(y)
 
-    def _non_finite(self, what: str, value: float, where: str) -> NonFiniteLossError:
+    def _non_finite(self, rule: str, where: str) -> NonFiniteLossError:
         return NonFiniteLossError(
-            f"train_network: the {what} must be finite, got {value} at epoch {self.epoch}, "
-            f"step {self.step + 1} of {self.epoch_steps}; first in {where}; a smaller learning "
-            f"rate than {self.config.learning_rate} may help"
+            f"train_network: the {rule} at epoch {self.epoch}, step {self.step + 1} of "
+            f"{self.epoch_steps}; first in {where}; a smaller learning rate than "
+            f"{self.config.learning_rate} may help"
         )
 
 

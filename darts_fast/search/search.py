@@ -124,7 +124,8 @@ class Search:
         Raises:
             Interrupted: the reporter asked to stop; the last state handed to ``checkpoint`` goes on
             from there.
-            NonFiniteLossError: a training loss is NaN or infinite.
+            NonFiniteLossError: a training loss, its gradient or a weight to be saved is NaN or
+            infinite; the state handed to ``checkpoint`` before it is whole.
         """
         if self._magnitude is None:
             self._train_supernet()
@@ -280,6 +281,7 @@ class Search:
 
     def _checkpoint(self) -> None:
         if self.checkpoint is not None:
+            self.trainer.check_weights()
             self.checkpoint(self.state_dict())
 
     def _between_steps(self) -> None:

@@ -11,7 +11,7 @@ import torch
 from torch.nn import functional
 
 from darts_fast.data import Augmentation, Batches, Dataset, Images, split
-from darts_fast.finite import clip_gradients, first_non_finite
+from darts_fast.finite import clip_gradients, first_non_finite, non_finite_weights
 from darts_fast.nn import Supernet
 from darts_fast.reporter import NonFiniteLossError, Reporter
 from darts_fast.search.config import SearchConfig
@@ -132,6 +132,14 @@ class Trainer:
         self.step = 0
         return accuracy
 
+    def check_weights(self) -> None:
+        """Raise NonFiniteLossError if a weight is NaN or infinite: such a state is not worth saving
+        over one that is not.
+        """
+        where = non_finite_weights(self.net)
+        if where is not None:
+            raise self._non_finite("weights must be finite to be saved,", where)
+
     @property
     def accuracy(self) -> float:
         """Of the training batches of this epoch so far, percent."""
@@ -187,7 +195,9 @@ class Trainer:
         self._check_finite(value, "training", images, given)
         norm, where = clip_gradients(self.net, self.config.grad_clip)
         if where is not None:
-            raise self._non_finite("gradient of the training loss", norm, where)
+            raise self._non_finite(
+                f"gradient of the training loss must be finite, got {norm}", where
+            )
         self.optimizer.step()
         self._loss += value * len(labels)
         best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
@@ -204,13 +214,13 @@ class Trainer:
     ) -> None:
         if not math.isfinite(loss):
             where = first_non_finite(self.net, lambda: self.net(images, weights=given))
-            raise self._non_finite(f"{kind} loss", loss, where)
+            raise self._non_finite(f"{kind} loss must be finite, got {loss}", where)
 
-    def _non_finite(self, what: str, value: float, where: str) -> NonFiniteLossError:
+    def _non_finite(self, rule: str, where: str) -> NonFiniteLossError:
         phase = "tuning epoch" if self.tuning else "epoch"
         return NonFiniteLossError(
-            f"search: the {what} must be finite, got {value} in {phase} {self.epoch}, "
-            f"step {self.step}; first in {where}; a smaller learning rate may help"
+            f"search: the {rule} in {phase} {self.epoch}, step {self.step}; first in {where}; "
+            "a smaller learning rate may help"
         )
 
     def _valid_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
