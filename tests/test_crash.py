@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from killed_runs import KilledRun, differences, kill_at_random, left
+from killed_runs import KilledRun, differences, kill_at_random, left, start_server
 
 COMMON = ("--limit", "32", "--batch_size", "8", "--threads", "1")
 SEARCH = (
@@ -42,6 +42,7 @@ class Undisturbed(NamedTuple):
 def undisturbed(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Undisturbed:
+    start_server()
     arguments = (*request.param, *EVERY_STEP)
     run = KilledRun(tmp_path_factory.mktemp("whole") / "run", *arguments)
     begun = time.monotonic()
