@@ -27,9 +27,9 @@ def first_non_finite(net: nn.Module, forward: Callable[[], object]) -> str:
 
     Weights are looked at first, then the images, then input and output of every module in the order
     of the computation, each module run as the module it is; a sum between modules that overflows is
-    the input of the next one. Running statistics, hooks and the random
-    state of the CPU are afterwards as they were. The repeated pass draws other random numbers than
-    the one that failed (drop-path, noise operations).
+    the input of the next one. Running statistics, hooks and the random state of the CPU are
+    afterwards as they were. The repeated pass draws other random numbers than the one that failed
+    (drop-path, noise operations).
 
     forward: runs `net` once more on the same images; its gradient is not needed.
     """
