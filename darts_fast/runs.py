@@ -1,109 +1,86 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The directory of one run: log, configuration, genotype, checkpoint.
+"""The directory of one run: log, configuration, genotype, the last two checkpoints.
 
-A directory that holds something is never written into unasked, and a file that exists is never half
-replaced: every write goes to a temporary file in the same directory, is flushed to the disk, and
-then renamed over the old one.
+A directory that holds something is never written into unasked, nor by two processes at a time, and
+a file that exists is never half replaced (`darts_fast.files`).
 """
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import time
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
-import torch
+from filelock import FileLock, Timeout
 
-__all__ = ["RunDirectory", "RunDirectoryError", "atomic_save", "atomic_write"]
+from darts_fast.files import (
+    DamagedFileError,
+    atomic_save,
+    atomic_write,
+    is_temporary,
+    load_saved,
+    remove_temporary_files,
+)
+
+__all__ = ["RunDirectory", "RunDirectoryError", "read_json"]
 
 CHECKPOINT = "checkpoint.pt"
+PREVIOUS = "checkpoint.previous.pt"
 CONFIG = "config.json"
 LOG = "log.txt"
 GENOTYPE = "genotype.txt"
 RESULTS = "results.json"
+LOCK = ".lock"
 
 
 class RunDirectoryError(ValueError):
     """A run directory or a file in it cannot be used; the message names it and says what to do."""
 
 
-def _sync_directory(path: Path) -> None:
-    if (
-        os.name == "posix"
-    ):  # elsewhere a directory cannot be opened, and a rename needs no second flush
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
-
-
-def _write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with open(temporary, "wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(OSError):
-            temporary.unlink()
-        raise
-    _sync_directory(path.parent)
-
-
-def atomic_write(path: str | Path, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path``: readers see the old file or the new one, never a part.
-
-    Raises:
-        OSError: the file cannot be written; what was there is untouched.
-    """
-    _write_atomically(Path(path), lambda file: file.write(text.encode()))
-
-
-def atomic_save(path: str | Path, state: object) -> None:
-    """``torch.save(state)`` to ``path`` with the guarantee of :func:`atomic_write`."""
-    _write_atomically(Path(path), lambda file: torch.save(state, file))
-
-
 class RunDirectory:
     """Where one run keeps ``log.txt``, ``config.json``, ``genotype.txt`` and ``checkpoint.pt``.
 
-    Use :meth:`create`, :meth:`fresh` or :meth:`open`; each says what it demands of the path.
+    Use :meth:`create`, :meth:`fresh` or :meth:`open`; each says what it demands of the path. The
+    first two take the lock of the directory, see :meth:`lock`.
     """
 
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
+        self._lock = FileLock(self.path / LOCK, thread_local=False)
+        self._sound = False  # whether the checkpoint in place is known to be whole
 
     @classmethod
     def create(cls, path: str | Path, *, overwrite: bool = False) -> RunDirectory:
         """The directory ``path``, made if it is missing.
 
-        ``overwrite=True`` accepts a directory that holds files: log, checkpoint and results of the
+        ``overwrite=True`` accepts a directory that holds files: log, checkpoints and results of the
         earlier run go away at once, other files stay until the new run writes its own.
 
         Raises:
-            RunDirectoryError: ``path`` is a file, or a non-empty directory and ``overwrite`` is
-            False.
+            RunDirectoryError: ``path`` is a file, a non-empty directory and ``overwrite`` is False,
+            in use, or cannot be written to.
         """
         run = cls(path)
         if run.path.exists() and not run.path.is_dir():
             raise RunDirectoryError(f"run directory {run.path}: it is a file; name a directory")
         run.path.mkdir(parents=True, exist_ok=True)
-        if any(run.path.iterdir()):
-            if not overwrite:
-                raise RunDirectoryError(
-                    f"run directory {run.path}: it is not empty; pass --overwrite, or --resume "
-                    "to go on with it, or name another"
-                )
-            for name in (LOG, CHECKPOINT, GENOTYPE, RESULTS):
-                (run.path / name).unlink(missing_ok=True)
+        if not overwrite:
+            run._demand_empty()
+        run.lock()
+        if not overwrite:
+            run._demand_empty()  # another process may have been faster
+        for name in (CONFIG, LOG, CHECKPOINT, PREVIOUS, GENOTYPE, RESULTS):
+            (run.path / name).unlink(missing_ok=True)
         return run
+
+    def _demand_empty(self) -> None:
+        if any(path.name != LOCK and not is_temporary(path) for path in self.path.iterdir()):
+            self.unlock()
+            raise RunDirectoryError(
+                f"run directory {self.path}: it is not empty; pass --overwrite, or --resume "
+                "to go on with it, or name another"
+            )
 
     @classmethod
     def fresh(cls, prefix: str, root: str | Path = "runs") -> RunDirectory:
@@ -120,7 +97,9 @@ class RunDirectory:
             except FileExistsError:
                 number += 1
                 continue
-            return cls(path)
+            run = cls(path)
+            run.lock()
+            return run
 
     @classmethod
     def open(cls, path: str | Path) -> RunDirectory:
@@ -136,12 +115,40 @@ class RunDirectory:
             )
         return run
 
+    def lock(self) -> None:
+        """Keep other processes from writing here until :meth:`unlock` or the end of this process,
+        however it ends; what a killed one has left half written is removed.
+
+        Raises:
+            RunDirectoryError: another process has the lock, or the directory is not writable.
+        """
+        try:
+            self._lock.acquire(timeout=0)
+            remove_temporary_files(self.path)
+        except Timeout:
+            raise RunDirectoryError(
+                f"run directory {self.path}: another process is working on it"
+            ) from None
+        except OSError as error:
+            self.unlock()
+            raise RunDirectoryError(
+                f"run directory {self.path}: cannot be written to ({error})"
+            ) from error
+
+    def unlock(self) -> None:
+        """Let other processes write here."""
+        self._lock.release(force=True)
+
     def log(self, line: str) -> None:
         """Append ``line`` to ``log.txt`` with the originals' time stamp, ``11/24 06:01:37 AM
         line``.
         """
-        with open(self.path / LOG, "a", encoding="utf-8") as file:
-            file.write(f"{time.strftime('%m/%d %I:%M:%S %p')} {line}\n")
+        path = self.path / LOG
+        try:
+            with open(path, "a", encoding="utf-8") as file:
+                file.write(f"{time.strftime('%m/%d %I:%M:%S %p')} {line}\n")
+        except OSError as error:
+            raise OSError(error.errno, error.strerror, str(path)) from error
 
     def write_text(self, name: str, text: str) -> Path:
         """Write ``text`` to the file ``name`` of the directory, atomically."""
@@ -160,31 +167,43 @@ class RunDirectory:
         """
         return read_json(self.path / name)
 
-    def save_checkpoint(self, state: object, name: str = CHECKPOINT) -> Path:
-        """Save ``state`` (tensors and plain Python values) as the run's checkpoint, atomically."""
-        atomic_save(self.path / name, state)
-        return self.path / name
+    def save_checkpoint(self, state: object) -> Path:
+        """Save ``state`` (tensors and plain Python values) as the run's checkpoint, atomically.
 
-    def has_checkpoint(self, name: str = CHECKPOINT) -> bool:
-        """Whether the run has left a checkpoint."""
-        return (self.path / name).is_file()
+        The one before it is kept as ``checkpoint.previous.pt``: at any moment one of the two is
+        whole. A checkpoint that is not known to be whole, because this object has neither saved nor
+        loaded it, does not take the place of the previous one.
+
+        Raises:
+            OSError: it cannot be written; those that were there are untouched.
+        """
+        path = self.path / CHECKPOINT
+        atomic_save(path, state, keep=self.path / PREVIOUS if self._sound else None)
+        self._sound = True
+        return path
+
+    def has_checkpoint(self, name: str | None = None) -> bool:
+        """Whether the run has left a checkpoint, the last or the one before it."""
+        names = (CHECKPOINT, PREVIOUS) if name is None else (name,)
+        return any((self.path / name).is_file() for name in names)
 
     def load_checkpoint(self, name: str = CHECKPOINT) -> Any:
         """The checkpoint's state, loaded with ``weights_only=True`` onto the CPU.
 
         Raises:
-            RunDirectoryError: there is none, or it is damaged.
+            RunDirectoryError: there is none, or a byte of it has changed.
         """
-        path = self.path / name
-        if not path.is_file():
-            raise RunDirectoryError(f"checkpoint {path}: no such file")
         try:
-            return torch.load(path, map_location="cpu", weights_only=True)
-        except Exception as error:  # a damaged file makes torch raise almost anything
-            reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+            state = load_saved(self.path / name)
+        except FileNotFoundError:
+            raise RunDirectoryError(f"checkpoint {self.path / name}: no such file") from None
+        except DamagedFileError as error:
+            reason = str(error).removeprefix(f"{self.path / name}: ")
             raise RunDirectoryError(
-                f"checkpoint {path}: damaged or not a checkpoint ({reason})"
+                f"checkpoint {self.path / name}: damaged or not a checkpoint ({reason})"
             ) from error
+        self._sound = self._sound or name == CHECKPOINT
+        return state
 
 
 def read_json(path: str | Path) -> Any:

@@ -6,7 +6,10 @@ from __future__ import annotations
 import copy
 import json
 import math
+import re
+import signal
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -21,6 +24,7 @@ from darts_fast.report import (
     draw_strength,
     draw_trajectory,
 )
+from darts_fast.runs import RunDirectory
 from darts_fast.selection import (
     MagnitudeSelection,
     PerturbationConfig,
@@ -344,3 +348,45 @@ def test_an_overwritten_run_leaves_no_old_supernets(darts_fast: Run) -> None:
     darts_fast("search", *arguments, "--ckpt_interval", "1")
     darts_fast("search", *arguments, "--overwrite")
     assert [path.name for path in Path("run").glob("supernet-*")] == ["supernet-002.pt"]
+
+
+@pytest.mark.parametrize(
+    ("analysis", "flags"),
+    [
+        ("trajectory", ("--select", "perturbation")),
+        ("discretization", ("--edges", "2", "--tune_epochs", "1")),
+    ],
+)
+def test_an_analysis_that_was_stopped_goes_on(
+    darts_fast: Run, monkeypatch: pytest.MonkeyPatch, analysis: str, flags: tuple[str, ...]
+) -> None:
+    arguments = (*TINY, "--select", "magnitude", "--ckpt_interval", "1", "--save", "run")
+    assert darts_fast("search", *arguments)[0] == 0
+    command = ("analyze", analysis, "run", *flags)
+    assert darts_fast(*command, "--out", "whole")[0] == 0
+    done: list[int] = []
+    save = RunDirectory.save_checkpoint
+
+    def stopped(self: RunDirectory, state: Any) -> Path:
+        done.append(len(state["state"]["results"]))
+        if len(done) == 1:
+            signal.raise_signal(signal.SIGTERM)
+        return save(self, state)
+
+    monkeypatch.setattr(RunDirectory, "save_checkpoint", stopped)
+    status, _, err = darts_fast(*command)
+    assert status == 143
+    assert re.search(
+        rf"stopped by SIGTERM in phase {analysis} after 1 of 2 steps; go on with: the same command "
+        r"and --resume\n$",
+        err,
+    )
+    status, _, err = darts_fast(*command, "--images", "8", "--resume")
+    assert status == 2
+    assert f"run/analysis/{analysis} was begun with other settings: images" in err
+    status, _, err = darts_fast(*command, "--previous")
+    assert (status, err) == (2, "darts-fast: --previous: belongs to --resume\n")
+    assert darts_fast(*command, "--resume")[0] == 0
+    assert done == [1, 2]
+    found, whole = (Path(where) / f"{analysis}.json" for where in ("run/analysis", "whole"))
+    assert found.read_text() == whole.read_text()

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import math
 from typing import Any
@@ -14,13 +15,14 @@ from torch.nn import functional
 
 from darts_fast.data import Augmentation, Batches, Dataset, Images, load_data
 from darts_fast.derive.train import (
-    DivergenceError,
     EpochResult,
+    NetworkTraining,
     TrainConfig,
     TrainProgress,
     train_network,
 )
 from darts_fast.evaluation import evaluate
+from darts_fast.reporter import NonFiniteLossError
 from darts_fast.seeding import generator
 
 
@@ -55,6 +57,11 @@ def dataset(n: int = 22, *, pad: int = 1) -> Dataset:
     augmentation = Augmentation((0.5,) * 3, (0.3,) * 3, pad=pad, cutout=2)
     train, test = Images(pixels[:n], labels[:n]), Images(pixels[n:], labels[n:])
     return Dataset("small", train, test, ("r", "g", "b"), augmentation)
+
+
+def assert_same(left: nn.Module, right: nn.Module) -> None:
+    ours, theirs = left.state_dict(), right.state_dict()
+    assert [name for name in ours if not torch.equal(ours[name], theirs[name])] == []
 
 
 def small(**changes: Any) -> TrainConfig:
@@ -154,6 +161,54 @@ def test_the_seed_decides_everything() -> None:
     assert not torch.equal(runs[0], runs[2])
 
 
+class Stop(Exception):  # noqa: N818  (as a signal would)
+    """Raised by a test after a step."""
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("steps", range(1, 10))
+def test_a_training_stopped_after_any_step_goes_on_to_the_same_bits(steps: int, every: int) -> None:
+    """Three epochs of three steps."""
+    data, config = dataset(), small(epochs=3, drop_path_prob=0.4, evaluate_every=every)
+    whole, net = built(), built()
+    result = train_network(whole, data, config)
+    saved: list[dict[str, Any]] = []
+
+    def stop(step: TrainProgress) -> None:
+        if 3 * step.epoch + step.step == steps:
+            saved.append(copy.deepcopy(first.state_dict()))
+            raise Stop
+
+    first = NetworkTraining(built(), data, config, progress=stop)
+    with pytest.raises(Stop):
+        first.run()
+    second = NetworkTraining(net, data, config)
+    second.load_state_dict(saved[0])
+    assert 3 * second.epoch + second.step == steps
+    assert second.run() == result
+    assert_same(net, whole)
+
+
+def test_a_training_goes_on_from_the_end_of_an_epoch() -> None:
+    data, config = dataset(), small(epochs=3, drop_path_prob=0.4)
+    whole = built()
+    saved: list[dict[str, Any]] = []
+    training = NetworkTraining(
+        whole,
+        data,
+        config,
+        checkpoint=lambda: saved.append(copy.deepcopy(training.state_dict())),
+    )
+    result = training.run()
+    assert len(saved) == 3
+    for state in saved:
+        net = built()
+        later = NetworkTraining(net, data, config)
+        later.load_state_dict(state)
+        assert later.run() == result
+        assert_same(net, whole)
+
+
 def test_a_last_batch_of_one_image_is_left_out() -> None:
     steps: list[TrainProgress] = []
     train_network(built(), dataset(17), small(epochs=1), progress=steps.append)
@@ -190,8 +245,11 @@ def test_a_loss_that_is_not_finite_stops(value: float) -> None:
             return logits * (value if len(self.seen) == 5 else 1), side
 
     torch.manual_seed(0)
-    message = r"loss must be finite, got nan at epoch 1, step 2 of 3; a smaller .* 0.025 may help"
-    with pytest.raises(DivergenceError, match=message):
+    message = (
+        r"loss must be finite, got nan at epoch 1, step 2 of 3; first in .*; "
+        r"a smaller .* 0.025 may help"
+    )
+    with pytest.raises(NonFiniteLossError, match=message):
         train_network(Breaks(), dataset(), small())
 
 

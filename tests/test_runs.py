@@ -10,12 +10,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from darts_fast.runs import RunDirectory, RunDirectoryError, atomic_save, atomic_write
+from darts_fast.files import atomic_save, atomic_write
+from darts_fast.runs import RunDirectory, RunDirectoryError
 
 
 def test_a_new_directory_is_made_with_its_parents(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path / "a" / "b")
     assert run.path.is_dir()
+    run.unlock()
     assert RunDirectory.create(run.path).path == run.path  # empty: nothing to lose
 
 
@@ -27,10 +29,13 @@ def test_a_directory_with_files_is_refused(tmp_path: Path) -> None:
 
 
 def test_overwriting_removes_the_earlier_run_and_nothing_else(tmp_path: Path) -> None:
-    for name in ("mine.txt", "log.txt", "checkpoint.pt", "genotype.txt", "results.json"):
+    for name in (
+        *("mine.txt", "log.txt", "checkpoint.pt", "checkpoint.previous.pt"),
+        *("genotype.txt", "results.json", "config.json"),
+    ):
         (tmp_path / name).write_text("old")
     RunDirectory.create(tmp_path, overwrite=True)
-    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".lock", "mine.txt"]
 
 
 def test_a_file_is_no_directory(tmp_path: Path) -> None:

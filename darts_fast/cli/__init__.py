@@ -17,8 +17,7 @@ from darts_fast.cli.console import Stopped
 from darts_fast.cli.doctor import doctor
 from darts_fast.cli.search import search
 from darts_fast.cli.train import train
-from darts_fast.derive.train import DivergenceError
-from darts_fast.search import NonFiniteLossError
+from darts_fast.reporter import NonFiniteLossError
 
 __all__ = ["cli", "main"]
 
@@ -72,7 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(error.format_message(), USER_ERROR, debug=invocation.debug)
     except (ValueError, OSError) as error:
         return _fail(_one_line(error), USER_ERROR, debug=invocation.debug)
-    except (NonFiniteLossError, DivergenceError, FloatingPointError) as error:
+    except (NonFiniteLossError, FloatingPointError) as error:
         return _fail(_one_line(error), FAILED, debug=invocation.debug)
     return status if isinstance(status, int) else 0
 

@@ -25,6 +25,7 @@ from darts_fast.cli.analysed_run import (
 )
 from darts_fast.cli.options import CONTEXT, with_options
 from darts_fast.cli.selecting import race_config, race_options
+from darts_fast.cli.steps import results_of, resume_options
 from darts_fast.nn import Supernet
 from darts_fast.report import (
     draw_discretization,
@@ -47,6 +48,7 @@ from darts_fast.selection import (
     score_tables,
 )
 from darts_fast.selection.analysis import (
+    EdgeStrengths,
     agreement,
     compare_strength,
     select_copies,
@@ -171,6 +173,7 @@ def proposition(
 @epoch_option
 @click.option("--edges", type=click.IntRange(min=1), default=3, help="How many, drawn at random.")
 @click.option("--tune_epochs", type=click.IntRange(min=1), default=5, help="Of every operation.")
+@resume_options
 def discretization(
     run_dir: str, images: int | None, out: str | None, threads: int | None, **rest: Any
 ) -> None:
@@ -185,25 +188,33 @@ def discretization(
     rows = [row for row in every if row.cell_type == cell_type and row.edge in edges]
     console, directory = Console(), results_directory(run, out)
 
-    def converge(twin: Supernet) -> None:
-        trainer = Trainer(twin, run.data, SearchConfig.from_mapping(run.settings))
-        trainer.start_tuning()
-        for _ in range(rest["tune_epochs"]):
-            trainer.run_epoch(Reporter(), lambda: None)
+    def discretize(row: EdgeStrengths, pause: Callable[[], None]) -> list[float]:
+        def converge(twin: Supernet) -> None:
+            trainer = Trainer(twin, run.data, SearchConfig.from_mapping(run.settings))
+            trainer.start_tuning()
+            for _ in range(rest["tune_epochs"]):
+                trainer.run_epoch(Reporter(), pause)
 
-    accuracies = []
-    for row in rows:
         found = discretized(
-            net, run.batches, converge, cell_type=cell_type, edge=row.edge, seed=seed
+            net, run.batches, converge, cell_type=cell_type, edge=row.edge, seed=seed, between=pause
         )
-        accuracies.append([score.accuracy for _, score, _ in found])
+        accuracies = [score.accuracy for _, score, _ in found]
         words = ", ".join(
             f"{op} {accuracy:.2f} % (weight {weight:.2f}, strength {loss:+.3f})"
             for op, accuracy, weight, loss in zip(
-                row.ops, accuracies[-1], row.weights, row.loss, strict=True
+                row.ops, accuracies, row.weights, row.loss, strict=True
             )
         )
         console.print(f"{cell_type} edge {row.edge}: {words}", soft_wrap=True, highlight=False)
+        return accuracies
+
+    settings = {
+        "epoch": epoch,
+        "images": images,
+        "edges": rest["edges"],
+        "tune_epochs": rest["tune_epochs"],
+    }
+    accuracies = results_of("discretization", directory, rows, discretize, settings)
     directory.write_json(
         "discretization.json",
         {
@@ -223,6 +234,7 @@ def discretization(
 @analyze.command(context_settings=CONTEXT)
 @analysis_options
 @with_options(*race_options)
+@resume_options
 @click.option(
     "--select",
     "methods",
@@ -253,17 +265,20 @@ def trajectory(
         seed=run.settings["seed"],
         race=race_config(rest),
     )
-    makers: dict[str, Callable[[Supernet], ProgressiveSelection]] = {
-        "magnitude": partial(MagnitudeSelection, proj_intv=0, seed=config.seed),
-        "perturbation": lambda net: PerturbationSelection(net, run.batches, config),
-        "one_shot": lambda net: OneShotSelection(net, run.batches, config),
-        "strength": lambda net: StrengthSelection(net, run.batches),
-    }
-    methods = {name: makers[name] for name in rest["methods"]}
     console, directory = Console(), results_directory(run, out)
-    points = []
-    for epoch in run.epochs:
+
+    def select_at(epoch: int, pause: Callable[[], None]) -> list[dict[str, Any]]:
+        makers: dict[str, Callable[[Supernet], ProgressiveSelection]] = {
+            "magnitude": partial(MagnitudeSelection, proj_intv=0, seed=config.seed),
+            "perturbation": lambda net: PerturbationSelection(
+                net, run.batches, config, between=pause
+            ),
+            "one_shot": lambda net: OneShotSelection(net, run.batches, config, between=pause),
+            "strength": lambda net: StrengthSelection(net, run.batches, between=pause),
+        }
+        methods = {name: makers[name] for name in rest["methods"]}
         found = select_copies(run.supernet(epoch), run.batches, methods, seed=config.seed)
+        points = []
         for name, (genotype, score) in found.items():
             text = genotype_text(genotype)
             if known is not None and text not in known:
@@ -283,6 +298,17 @@ def trajectory(
                 highlight=False,
                 markup=False,
             )
+        return points
+
+    settings = {
+        "epochs": run.epochs,
+        "images": images,
+        "methods": rest["methods"],
+        "selection": asdict(config),
+        "table": rest["table"],
+    }
+    found = results_of("trajectory", directory, run.epochs, select_at, settings)
+    points = [point for step in found for point in step]
     directory.write_json("trajectory.json", {"points": points})
     picture = directory.path / "trajectory.png"
     label = "accuracy of the discretised supernet, %" if known is None else "accuracy, %"

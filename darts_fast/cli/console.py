@@ -29,7 +29,7 @@ from rich.text import Text
 from darts_fast.runs import RunDirectory
 from darts_fast.search import Reporter
 
-__all__ = ["RunReporter", "Stopped", "stop_signals"]
+__all__ = ["RunReporter", "Stopped", "signals_heard"]
 
 # Lines that are for the log file: a selection writes hundreds of them.
 QUIET = ("valid_acc  ", "valid_loss ", "train ", "genotype = ")
@@ -57,6 +57,7 @@ class RunReporter(Reporter):
 
     Args:
         run: where the log is.
+        save_every: seconds after which a checkpoint is wanted inside an epoch; 0: never.
         console: a terminal gets progress bars, anything else the log lines.
 
     Attributes:
@@ -64,16 +65,22 @@ class RunReporter(Reporter):
         position: ``(done, total)`` of the phase.
         seconds, cpu_seconds: by phase name, summed over all processes that worked on the run.
         signum: of the signal that asked to stop, or None.
+        save_asked: whether SIGUSR1 asked for a checkpoint that is not made yet.
     """
 
-    def __init__(self, run: RunDirectory, console: Console | None = None) -> None:
+    def __init__(
+        self, run: RunDirectory, console: Console | None = None, *, save_every: float = 0.0
+    ) -> None:
         self.run = run
+        self.save_every = save_every
         self.console = console or Console()
         self.phase = ""
         self.position = (0, 0)
         self.seconds: dict[str, float] = {}
         self.cpu_seconds: dict[str, float] = {}
         self.signum: int | None = None
+        self.save_asked = False
+        self._saved_at = time.monotonic()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._marks = (0.0, 0.0)
@@ -132,6 +139,16 @@ class RunReporter(Reporter):
             cpu[self.phase] = cpu.get(self.phase, 0.0) + now[1] - self._marks[1]
         return {"seconds": wall, "cpu_seconds": cpu}
 
+    def saved(self) -> None:
+        """A checkpoint is made."""
+        self.save_asked = False
+        self._saved_at = time.monotonic()
+
+    @property
+    def saving(self) -> bool:
+        due = 0 < self.save_every <= time.monotonic() - self._saved_at
+        return self.save_asked or due
+
     @property
     def stopping(self) -> bool:
         return self.signum is not None
@@ -157,9 +174,9 @@ class RunReporter(Reporter):
 
 
 @contextmanager
-def stop_signals(reporter: RunReporter) -> Iterator[None]:
+def signals_heard(reporter: RunReporter) -> Iterator[None]:
     """SIGINT and SIGTERM let the step finish and the checkpoint be saved; a second SIGINT ends at
-    once.
+    once. SIGUSR1 asks for a checkpoint after the step.
     """
 
     def request(signum: int, frame: FrameType | None) -> None:
@@ -170,10 +187,17 @@ def stop_signals(reporter: RunReporter) -> Iterator[None]:
             2, b"\nstopping after this step ...\n"
         )  # a buffered stream may be in use right now
 
+    def save(signum: int, frame: FrameType | None) -> None:
+        reporter.save_asked = True
+
     previous: list[tuple[signal.Signals, Any]] = []
     try:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            previous.append((signum, signal.signal(signum, request)))
+        for signum, handler in (
+            (signal.SIGINT, request),
+            (signal.SIGTERM, request),
+            (signal.SIGUSR1, save),
+        ):
+            previous.append((signum, signal.signal(signum, handler)))
         yield
     finally:
         for signum, handler in previous:

@@ -3,37 +3,26 @@
 
 from __future__ import annotations
 
-import platform
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from darts_fast import __version__, cpu_capability
+from darts_fast.cli.checkpoints import of_this_run
 from darts_fast.cli.console import RunReporter
 from darts_fast.data import Dataset
 from darts_fast.derive import build_derived
-from darts_fast.derive.train import TrainConfig, TrainProgress, train_network
-from darts_fast.runs import RunDirectory, atomic_save
-from darts_fast.search import Interrupted, genotype_text
+from darts_fast.derive.train import NetworkTraining, TrainConfig, TrainProgress
+from darts_fast.files import atomic_save
+from darts_fast.reporter import save_or_stop
+from darts_fast.runs import RunDirectory
+from darts_fast.search import genotype_text
 from darts_fast.seeding import seed_everything
 from darts_fast.spaces import Genotype
 
-__all__ = ["check_derived", "environment", "train_derived"]
-
-
-def environment() -> dict[str, Any]:
-    """What the numbers of a run depend on beside its configuration."""
-    return {
-        "darts_fast": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cpu_capability": cpu_capability(),
-        "threads": torch.get_num_threads(),
-    }
+__all__ = ["check_derived", "train_derived"]
 
 
 def check_derived(
@@ -76,18 +65,27 @@ def train_derived(
     channels: int,
     layers: int,
     auxiliary: bool,
+    checkpoint: Callable[[dict[str, Any]], None],
+    state: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Train one network from scratch; its weights go to ``network-LABEL.pt`` in the run directory.
 
     Every call with the same seed starts from the same random state, so networks of different
     genotypes get equal treatment, and the same genotype the same network.
 
+    Args:
+        checkpoint: takes the state after each epoch, when the reporter wants it saved, and before
+            stopping.
+        state: one that `checkpoint` got, to go on from.
+
     Returns:
         A row for the table and the result file: label, genotype, accuracies in percent, parameters,
         seconds.
 
     Raises:
-        Interrupted: the reporter asked to stop.
+        Interrupted: the reporter asked to stop, and the state is with `checkpoint`.
+        NonFiniteLossError: the training diverged.
+        RunDirectoryError: the state is of another training.
     """
     seed_everything(config.seed)
     net = build_derived(
@@ -103,14 +101,22 @@ def train_derived(
     reporter.log(f"param size = {parameters / 1e6:f}MB")
     phase = f"train {label}"
 
+    def save() -> None:
+        checkpoint(training.state_dict())
+
     def progress(step: TrainProgress) -> None:
         reporter.advance(step.accuracy)
-        if reporter.stopping:
-            raise Interrupted
+        save_or_stop(reporter, save)
 
-    batches = -(-len(data.train) // config.batch_size)
-    reporter.start(phase, config.epochs * batches)
-    result = train_network(net, data, config, progress=progress, log=reporter.log)
+    training = NetworkTraining(
+        net, data, config, progress=progress, log=reporter.log, checkpoint=save
+    )
+    if state is not None:
+        with of_this_run(f"run directory {run.path}: the state of {phase}"):
+            training.load_state_dict(state)
+    steps = training.epoch_steps
+    reporter.start(phase, config.epochs * steps, training.epoch * steps + training.step)
+    result = training.run()
     reporter.finish()
     path = run.path / f"network-{label}.pt"
     atomic_save(

@@ -25,13 +25,16 @@ __all__ = [
     "debug_option",
     "fill_in_config",
     "open_run",
+    "previous_option",
     "set_threads",
     "with_cutout",
     "with_options",
 ]
 
 # Belong to one call of the command, not to the run it describes.
-NOT_SAVED = ("save", "overwrite", "resume", "config")
+NOT_SAVED = ("save", "overwrite", "resume", "previous", "config")
+# Change no result, so a resumed run may have others.
+FREE = ("threads", "save_every")
 META = ("command", "version")
 
 # --init-channels and --init_channels are the same flag.
@@ -70,8 +73,13 @@ debug_option: Decorator = click.option(
 )
 
 
+previous_option: Decorator = click.option(
+    "--previous", is_flag=True, help="With --resume: from the checkpoint before the last one."
+)
+
+
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--data --limit --seed --threads --save --overwrite --config --debug``."""
+    """Data, seed and threads, the run's directory and its checkpoints, ``--config --debug``."""
     options: list[Decorator] = [
         click.option(
             "--data",
@@ -93,6 +101,16 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
             help="The run's directory.  [default: a new one under runs/]",
         ),
         click.option("--overwrite", is_flag=True, help="Accept a run directory that is not empty."),
+        click.option("--resume", is_flag=True, help="Go on with the run in --save, bit for bit."),
+        previous_option,
+        click.option(
+            "--save_every",
+            type=click.FloatRange(min=0),
+            default=600.0,
+            metavar="SECONDS",
+            help="Time between checkpoints inside an epoch; SIGUSR1 asks for one; 0: on SIGUSR1 "
+            "only.",
+        ),
         click.option(
             "--config",
             metavar="FILE",
@@ -113,7 +131,9 @@ def fill_in_config(ctx: click.Context) -> dict[str, Any]:
             ``--resume`` is combined with a flag that would change the run.
     """
     settings = {name: value for name, value in ctx.params.items() if name not in NOT_SAVED}
-    resume = ctx.params.get("resume", False)
+    resume = ctx.params["resume"]
+    if ctx.params["previous"] and not resume:
+        raise ValueError("--previous: belongs to --resume")
     if resume and ctx.params["config"] is not None:
         raise ValueError("--resume: the run has its own configuration, leave out --config")
     if resume and ctx.params["save"] is None:
@@ -143,7 +163,7 @@ def fill_in_config(ctx: click.Context) -> dict[str, Any]:
         except (click.BadParameter, TypeError) as error:
             reason = error.message if isinstance(error, click.BadParameter) else error
             raise RunDirectoryError(f"{path}: {name}: {reason}") from None
-        if resume and given and name != "threads" and settings[name] != value:
+        if resume and given and name not in FREE and settings[name] != value:
             raise ValueError(
                 f"--resume: the run has {name}={value}, which cannot become {settings[name]}"
             )
@@ -153,14 +173,18 @@ def fill_in_config(ctx: click.Context) -> dict[str, Any]:
 
 
 def open_run(ctx: click.Context, settings: dict[str, Any]) -> RunDirectory:
-    """The run's directory, with its configuration written."""
+    """The run's directory, locked until the command ends, with its configuration written."""
     save, prefix = ctx.params["save"], str(ctx.info_name)
-    if ctx.params.get("resume", False):
-        return RunDirectory.open(save)
-    if save is None:
+    if ctx.params["resume"]:
+        run = RunDirectory.open(save)
+        run.lock()
+    elif save is None:
         run = RunDirectory.fresh(prefix)
     else:
         run = RunDirectory.create(save, overwrite=ctx.params["overwrite"])
+    ctx.call_on_close(run.unlock)
+    if ctx.params["resume"]:
+        return run
     run.write_json(CONFIG, {"command": prefix, "version": __version__, **settings})
     return run
 

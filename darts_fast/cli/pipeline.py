@@ -6,30 +6,25 @@ process go on.
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
 from rich.table import Table
 
+from darts_fast.cli.checkpoints import Checkpoints
 from darts_fast.cli.console import RunReporter
-from darts_fast.cli.derive import check_derived, environment, train_derived
+from darts_fast.cli.derive import check_derived, train_derived
+from darts_fast.cli.environment import environment
 from darts_fast.cli.options import with_cutout
 from darts_fast.cli.selecting import selection_config
 from darts_fast.data import Dataset
 from darts_fast.derive.train import TrainConfig
+from darts_fast.files import atomic_save
 from darts_fast.nn import build_supernet
 from darts_fast.report import draw_genotype
-from darts_fast.runs import (
-    CHECKPOINT,
-    GENOTYPE,
-    RESULTS,
-    RunDirectory,
-    RunDirectoryError,
-    atomic_save,
-)
-from darts_fast.search import Interrupted, Search, SearchConfig, SearchResult, genotype_text
+from darts_fast.runs import GENOTYPE, RESULTS, RunDirectory
+from darts_fast.search import Search, SearchConfig, SearchResult, genotype_text
 from darts_fast.seeding import generator, seed_everything
 from darts_fast.selection import race_summary
 from darts_fast.spaces import Genotype, get_space, random_genotype
@@ -41,6 +36,8 @@ SUPERNET = "supernet-{epoch:03d}.pt"  # epochs of training behind it
 
 class Pipeline:
     """Search, selection and derived training with the settings of the command line.
+
+    A run is begun, or goes on from the state of an earlier process, and is run to its end.
 
     Raises:
         ValueError: settings out of range or unfit for the data; nothing has been written then.
@@ -83,48 +80,45 @@ class Pipeline:
         if settings["derive"]:
             check_derived(self.random, data, **self.derived_sizes)
         self.rows: list[dict[str, Any]] = []
+        self.training: dict[str, Any] | None = None  # of the derived network under way
 
-    def run(self, run: RunDirectory, reporter: RunReporter, *, resume: bool = False) -> None:
-        """All phases; the results are printed and written to the run directory.
+    def begin(self, checkpoints: Checkpoints) -> None:
+        """Save the state before the first step; supernets of an earlier run go away."""
+        for stale in checkpoints.run.path.glob(SUPERNET.format(epoch=0).replace("000", "*")):
+            stale.unlink()
+        checkpoints.save(self.state_dict())
+
+    def run(self, checkpoints: Checkpoints) -> None:
+        """All phases, or what is left of them; the results are printed and written to the run
+        directory.
 
         Raises:
-            Stopped: a signal ended the run, and the checkpoint is saved.
+            Interrupted: the reporter asked to stop, and the state is saved.
         """
+        run, reporter = checkpoints.run, checkpoints.reporter
 
-        def checkpoint(state: dict[str, Any]) -> None:
-            run.save_checkpoint({"search": state, "derived": self.rows, **reporter.spent()})
+        def save(_: object = None) -> None:
+            checkpoints.save(self.state_dict())
 
-        if not resume:  # of an earlier run in an overwritten directory
-            for stale in run.path.glob(SUPERNET.format(epoch=0).replace("000", "*")):
-                stale.unlink()
         self.search.reporter = reporter
-        self.search.checkpoint = checkpoint
+        self.search.checkpoint = save
         self.search.snapshot = lambda epoch: self._snapshot(epoch, run)
-        if resume:
-            self._load(run, reporter)
         reporter.log(f"args = {dict(self.settings)}")
         reporter.log(f"environment = {environment()}")
         parameters = sum(parameter.numel() for parameter in self.net.parameters())
         reporter.log(f"param size = {parameters / 1e6:f}MB")
-        try:
-            if not run.has_checkpoint():
-                checkpoint(self.search.state_dict())
-            result = self.search.run()
-            checkpoint(self.search.state_dict())
-            races = race_summary(result.decisions, self.search.pool_images)
-            if races is not None:
-                reporter.log(races)
-            text = genotype_text(result.genotype)
-            reporter.log(f"genotype = {text}")
-            reporter.say(f"genotype = {text}")
-            run.write_text(GENOTYPE, text + "\n")
-            genotypes = self._genotypes(result)
-            if self.settings["derive"]:
-                self._derive(genotypes, run, reporter, checkpoint)
-        except Interrupted:
-            raise reporter.stopped(
-                f"go on with: darts-fast search --resume --save {run.path}"
-            ) from None
+        result = self.search.run()
+        save()
+        races = race_summary(result.decisions, self.search.pool_images)
+        if races is not None:
+            reporter.log(races)
+        text = genotype_text(result.genotype)
+        reporter.log(f"genotype = {text}")
+        reporter.say(f"genotype = {text}")
+        run.write_text(GENOTYPE, text + "\n")
+        genotypes = self._genotypes(result)
+        if self.settings["derive"]:
+            self._derive(genotypes, run, reporter, save)
         pictures = [
             run.path / f"cells-{label}.png"
             for label in (genotypes if self.settings["derive"] else [self.settings["select"]])
@@ -134,30 +128,21 @@ class Pipeline:
         self._write_results(result, run, reporter)
         self._show(reporter, pictures, run)
 
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a later process needs to go on bit for bit."""
+        return {"search": self.search.state_dict(), "derived": self.rows, "training": self.training}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a :meth:`state_dict` of a run with the same settings."""
+        self.search.load_state_dict(state["search"])
+        self.rows = list(state["derived"])
+        self.training = state["training"]
+
     def _snapshot(self, epoch: int, run: RunDirectory) -> None:
         """Keep the supernet after an epoch of the search, if it is one to keep."""
         every = self.settings["ckpt_interval"]
         if epoch + 1 == self.settings["epochs"] or (every > 0 and (epoch + 1) % every == 0):
             atomic_save(run.path / SUPERNET.format(epoch=epoch + 1), self.net.full_state_dict())
-
-    def _load(self, run: RunDirectory, reporter: RunReporter) -> None:
-        state = run.load_checkpoint()
-        try:
-            self.search.load_state_dict(state["search"])
-            self.rows = list(state["derived"])
-            reporter.seconds = dict(state["seconds"])
-            reporter.cpu_seconds = dict(state["cpu_seconds"])
-            threads = state["search"]["threads"]
-        except (KeyError, TypeError, ValueError, RuntimeError) as error:
-            reason = str(error).splitlines()[0]
-            raise RunDirectoryError(
-                f"checkpoint {run.path / CHECKPOINT}: does not belong to this run ({reason})"
-            ) from error
-        if threads != torch.get_num_threads():
-            reporter.say(
-                f"warning: the run had {threads} threads and now has {torch.get_num_threads()}; "
-                "rounding may differ"
-            )
 
     def _genotypes(self, result: SearchResult) -> dict[str, Genotype | str]:
         """By label, the selected one first."""
@@ -169,12 +154,17 @@ class Pipeline:
         genotypes: Mapping[str, Genotype | str],
         run: RunDirectory,
         reporter: RunReporter,
-        checkpoint: Any,
+        save: Callable[[], None],
     ) -> None:
         settings = self.settings
         cutout = settings["cutout_length"] if settings["derive_cutout"] else 0
         augmentation = with_cutout(self.data.augmentation, cutout, 1.0)
         data = replace(self.data, augmentation=augmentation)
+
+        def keep(state: dict[str, Any]) -> None:
+            self.training = state
+            save()
+
         for label, genotype in genotypes.items():
             if any(row["selection"] == label for row in self.rows):
                 continue
@@ -184,10 +174,19 @@ class Pipeline:
                 row = {**twin[0], "selection": label}
             else:
                 row = train_derived(
-                    label, genotype, data, self.train_config, reporter, run, **self.derived_sizes
+                    label,
+                    genotype,
+                    data,
+                    self.train_config,
+                    reporter,
+                    run,
+                    **self.derived_sizes,
+                    checkpoint=keep,
+                    state=self.training,
                 )
+            self.training = None
             self.rows.append(row)
-            checkpoint(self.search.state_dict())
+            save()
 
     def _write_results(
         self, result: SearchResult, run: RunDirectory, reporter: RunReporter

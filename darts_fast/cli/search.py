@@ -8,7 +8,8 @@ from typing import Any
 
 import click
 
-from darts_fast.cli.console import RunReporter, stop_signals
+from darts_fast.cli.checkpoints import Checkpoints
+from darts_fast.cli.console import RunReporter
 from darts_fast.cli.options import (
     CONTEXT,
     common_options,
@@ -93,7 +94,6 @@ derive_options = with_options(
 
 @click.command(context_settings=CONTEXT)
 @common_options
-@click.option("--resume", is_flag=True, help="Go on with the run in --save, bit for bit.")
 @supernet_options
 @with_options(*selection_options)
 @derive_options
@@ -102,7 +102,7 @@ def search(ctx: click.Context, **_: Any) -> None:
     """Train a supernet and select an architecture from it.
 
     The defaults are those of the DARTS and DARTS-PT code. The run's directory gets log.txt,
-    config.json, genotype.txt, results.json, checkpoint.pt and pictures of the cells.
+    config.json, genotype.txt, results.json, the last two checkpoints and pictures of the cells.
     """
     settings = fill_in_config(ctx)
     set_threads(settings["threads"])
@@ -113,6 +113,11 @@ def search(ctx: click.Context, **_: Any) -> None:
     )
     pipeline = Pipeline(settings, data)  # checks everything before a directory is made
     run = open_run(ctx, settings)
-    reporter = RunReporter(run)
-    with stop_signals(reporter):
-        pipeline.run(run, reporter, resume=ctx.params["resume"])
+    reporter = RunReporter(run, save_every=settings["save_every"])
+    checkpoints = Checkpoints.of_command("search", run, reporter)
+    with checkpoints.guarded():
+        if not ctx.params["resume"] or not checkpoints.load(
+            pipeline.load_state_dict, previous=ctx.params["previous"]
+        ):
+            pipeline.begin(checkpoints)
+        pipeline.run(checkpoints)

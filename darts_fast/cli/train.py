@@ -9,8 +9,10 @@ from typing import Any
 
 import click
 
-from darts_fast.cli.console import RunReporter, stop_signals
-from darts_fast.cli.derive import check_derived, environment, train_derived
+from darts_fast.cli.checkpoints import Checkpoints
+from darts_fast.cli.console import RunReporter
+from darts_fast.cli.derive import check_derived, train_derived
+from darts_fast.cli.environment import environment
 from darts_fast.cli.options import (
     CONTEXT,
     common_options,
@@ -23,7 +25,7 @@ from darts_fast.data import load_data
 from darts_fast.derive.train import TrainConfig
 from darts_fast.report import draw_genotype
 from darts_fast.runs import GENOTYPE, RESULTS
-from darts_fast.search import Interrupted, genotype_text
+from darts_fast.search import genotype_text
 from darts_fast.spaces import Genotype, read_genotype
 
 __all__ = ["train"]
@@ -47,7 +49,6 @@ def _read_arch(source: str) -> Genotype | str:
 @common_options
 @click.option(
     "--arch",
-    required=True,
     metavar="GENOTYPE|FILE|NAME|RUN_DIR",
     help="Genotype(...) or an architecture string as printed, a file with one, a known name, or a "
     "search's directory.",
@@ -70,6 +71,9 @@ def train(ctx: click.Context, **_: Any) -> None:
     """Train the network of one genotype with the DARTS recipe."""
     settings = fill_in_config(ctx)
     set_threads(settings["threads"])
+    if settings["arch"] is None:
+        arch = next(option for option in ctx.command.params if option.name == "arch")
+        raise click.MissingParameter(ctx=ctx, param=arch)
     genotype = _read_arch(settings["arch"])
     data = load_data(settings["data"], limit=settings["limit"])
     cutout = settings["cutout_length"] if settings["cutout"] else 0
@@ -92,18 +96,31 @@ def train(ctx: click.Context, **_: Any) -> None:
     }
     check_derived(genotype, data, **sizes)
     run = open_run(ctx, {**settings, "arch": genotype_text(genotype)})
-    run.write_text(GENOTYPE, genotype_text(genotype) + "\n")
-    reporter = RunReporter(run)
-    reporter.log(f"args = {settings}")
-    reporter.log(f"environment = {environment()}")
-    with stop_signals(reporter):
-        try:
-            row = train_derived("given", genotype, data, config, reporter, run, **sizes)
-        except Interrupted:
-            raise reporter.stopped("its weights are not kept") from None
-    picture = run.path / "cells.png"
-    draw_genotype(genotype, picture)
-    run.write_json(RESULTS, {"environment": environment(), "derived": [row], **reporter.spent()})
+    reporter = RunReporter(run, save_every=settings["save_every"])
+    checkpoints = Checkpoints.of_command("train", run, reporter)
+    with checkpoints.guarded():
+        loaded: list[dict[str, Any]] = []
+        if ctx.params["resume"]:
+            checkpoints.load(loaded.append, previous=ctx.params["previous"])
+        run.write_text(GENOTYPE, genotype_text(genotype) + "\n")
+        reporter.log(f"args = {settings}")
+        reporter.log(f"environment = {environment()}")
+        row = train_derived(
+            "given",
+            genotype,
+            data,
+            config,
+            reporter,
+            run,
+            **sizes,
+            checkpoint=checkpoints.save,
+            state=loaded[0] if loaded else None,
+        )
+        picture = run.path / "cells.png"
+        draw_genotype(genotype, picture)
+        run.write_json(
+            RESULTS, {"environment": environment(), "derived": [row], **reporter.spent()}
+        )
     reporter.say(
         f"test accuracy {row['test_accuracy']:.2f} % "
         f"(best epoch {row['best_test_accuracy']:.2f} %), {row['parameters']:,} parameters, "

@@ -18,7 +18,8 @@ class InferCell(nn.Module):
 
     def __init__(self, arch: str, C: int) -> None:
         super().__init__()
-        self.layers = nn.ModuleList(OPS[op](C, C, 1, True, True) for op in ops_from_arch(arch))
+        self.primitives = tuple(ops_from_arch(arch))
+        self.layers = nn.ModuleList(OPS[op](C, C, 1, True, True) for op in self.primitives)
 
     def forward(self, x: Tensor) -> Tensor:
         nodes = [x]

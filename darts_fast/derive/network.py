@@ -48,6 +48,7 @@ class Cell(nn.Module):
         self.preprocess1 = ReLUConvBN(C_prev, C, 1, 1, 0)
         entries = genotype.reduce if reduction else genotype.normal
         self._concat = list(genotype.reduce_concat if reduction else genotype.normal_concat)
+        self.primitives = tuple(name for name, _ in entries)
         self._indices = [state for _, state in entries]
         self._steps = len(entries) // 2
         self.multiplier = len(self._concat)

@@ -7,104 +7,29 @@ Liu, Simonyan, Yang: DARTS (ICLR 2019, arXiv 1806.09055), section 3.2 and append
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import asdict
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
 from darts_fast.data import Batches, Dataset
+from darts_fast.derive.config import EpochResult, TrainConfig, TrainProgress, TrainResult
 from darts_fast.evaluation import evaluate
-from darts_fast.seeding import generator
+from darts_fast.finite import clip_gradients, first_non_finite, non_finite_weights
+from darts_fast.reporter import NonFiniteLossError
+from darts_fast.seeding import generator, rng_state, set_rng_state
 
 __all__ = [
-    "DivergenceError",
     "EpochResult",
+    "NetworkTraining",
     "TrainConfig",
     "TrainProgress",
     "TrainResult",
     "train_network",
 ]
-
-
-class DivergenceError(RuntimeError):
-    """The training loss is no longer a finite number."""
-
-
-@dataclass(frozen=True)
-class TrainConfig:
-    """Parameters of the recipe; the defaults are those of DARTS for CIFAR-10.
-
-    evaluate_every: epochs between evaluations on the test images; the last one is always evaluated.
-    Raises ValueError for a value out of range.
-    """
-
-    epochs: int = 600
-    batch_size: int = 96
-    learning_rate: float = 0.025
-    momentum: float = 0.9
-    weight_decay: float = 3e-4
-    grad_clip: float = 5.0
-    auxiliary_weight: float = 0.4
-    drop_path_prob: float = 0.2
-    seed: int = 0
-    evaluate_every: int = 1
-
-    def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "evaluate_every"):
-            if getattr(self, name) < 1:
-                raise ValueError(
-                    f"TrainConfig: {name} must be at least 1, got {getattr(self, name)}"
-                )
-        for name in ("learning_rate", "grad_clip"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"TrainConfig: {name} must be positive, got {getattr(self, name)}")
-        for name in ("weight_decay", "auxiliary_weight"):
-            if not getattr(self, name) >= 0:
-                raise ValueError(
-                    f"TrainConfig: {name} must be at least 0, got {getattr(self, name)}"
-                )
-        for name in ("momentum", "drop_path_prob"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ValueError(
-                    f"TrainConfig: {name} must be at least 0 and below 1, got {getattr(self, name)}"
-                )
-
-
-@dataclass(frozen=True)
-class TrainProgress:
-    """State after a step. loss and accuracy (percent) are means over the epoch's images so far."""
-
-    epoch: int  # from 0
-    epochs: int
-    step: int  # from 1, within the epoch
-    steps: int
-    images: int  # of this step
-    loss: float
-    accuracy: float
-
-
-@dataclass(frozen=True)
-class EpochResult:
-    """What one epoch gave; the test values are None where the epoch was not evaluated."""
-
-    epoch: int
-    learning_rate: float
-    drop_path_prob: float
-    train_loss: float
-    train_accuracy: float
-    test_loss: float | None
-    test_accuracy: float | None
-
-
-@dataclass(frozen=True)
-class TrainResult:
-    """Accuracies in percent on the test images: of the last epoch, and the best."""
-
-    test_accuracy: float
-    best_test_accuracy: float
-    history: list[EpochResult] = field(default_factory=list)
 
 
 def train_network(
@@ -115,7 +40,13 @@ def train_network(
     progress: Callable[[TrainProgress], None] | None = None,
     log: Callable[[str], None] | None = None,
 ) -> TrainResult:
-    """Train `net` in place on data.train with data.augmentation, evaluate it on data.test.
+    """Train `net` in place: `NetworkTraining(...).run()` for a training that is not stopped."""
+    return NetworkTraining(net, data, config, progress=progress, log=log).run()
+
+
+class NetworkTraining:
+    """The training of `net` on data.train with data.augmentation, evaluated on data.test, as an
+    object that can stop after any step and go on.
 
     SGD with momentum and weight decay; the learning rate follows a cosine from learning_rate to 0
     over the epochs, set once per epoch; gradients are clipped to a global L2 norm of grad_clip; the
@@ -126,51 +57,177 @@ def train_network(
     net: maps float32 [b, 3, H, W] to logits or (logits, auxiliary logits or None); it is trained on
     the device it is on.
     progress: called after each step. log: called with the lines that the DARTS code logs.
+    checkpoint: called after each epoch. When progress or checkpoint is called the state is whole;
+    either may take it with `state_dict`, and raise.
     All draws come from config.seed; the global random state of torch is left as it was.
-    Raises DivergenceError when the loss is not finite, ValueError for fewer than two images.
+    Raises ValueError for fewer than two images.
     """
-    if len(data.train) < 2:
-        raise ValueError(f"train_network: there must be 2 training images, got {len(data.train)}")
-    log = log or (lambda line: None)
-    device = next(net.parameters()).device
-    data = data.to(device)
-    batches = Batches(
-        data.train,
-        data.augmentation,
-        min(config.batch_size, len(data.train)),
-        generator(config.seed, "train_network: batches"),
-        drop_last=len(data.train) % config.batch_size == 1,
-    )
-    optimizer = torch.optim.SGD(
-        net.parameters(),
-        lr=config.learning_rate,
-        momentum=config.momentum,
-        weight_decay=config.weight_decay,
-    )
-    history: list[EpochResult] = []
-    # Drop-path draws from the global generator of the network's device.
-    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
-        _seed_global(device, config.seed)
-        for epoch in range(config.epochs):
-            share = epoch / config.epochs
-            rate = config.learning_rate * (1 + math.cos(math.pi * share)) / 2
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            drop_path = config.drop_path_prob * share
-            if hasattr(net, "drop_path_prob"):
-                net.drop_path_prob = drop_path  # type: ignore[assignment]
-            log(f"epoch {epoch} lr {rate:e}")
-            loss, accuracy = _epoch(net, batches, optimizer, config, epoch, progress)
-            log(f"train_acc {accuracy:f}")
-            test_loss = test_accuracy = None
-            if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs:
-                test_accuracy, test_loss = evaluate(net, data.test, data.plain, config.batch_size)
-                log(f"valid_acc {test_accuracy:f}")
-            history.append(
-                EpochResult(epoch, rate, drop_path, loss, accuracy, test_loss, test_accuracy)
+
+    def __init__(
+        self,
+        net: nn.Module,
+        data: Dataset,
+        config: TrainConfig,
+        *,
+        progress: Callable[[TrainProgress], None] | None = None,
+        log: Callable[[str], None] | None = None,
+        checkpoint: Callable[[], None] | None = None,
+    ) -> None:
+        if len(data.train) < 2:
+            raise ValueError(
+                f"train_network: there must be 2 training images, got {len(data.train)}"
             )
-    tested = [result.test_accuracy for result in history if result.test_accuracy is not None]
-    return TrainResult(tested[-1], max(tested), history)
+        self.net = net
+        self.config = config
+        self.history: list[EpochResult] = []
+        self.step = 0  # steps of the present epoch
+        self._progress = progress or (lambda step: None)
+        self._log = log or (lambda line: None)
+        self._checkpoint = checkpoint or (lambda: None)
+        self._device = next(net.parameters()).device
+        self._data = data.to(self._device)
+        self._batches = Batches(
+            self._data.train,
+            data.augmentation,
+            min(config.batch_size, len(data.train)),
+            generator(config.seed, "train_network: batches"),
+            drop_last=len(data.train) % config.batch_size == 1,
+        )
+        self._optimizer = torch.optim.SGD(
+            net.parameters(),
+            lr=config.learning_rate,
+            momentum=config.momentum,
+            weight_decay=config.weight_decay,
+        )
+        self._images = 0  # of the present epoch, as the sums
+        self._loss = self._correct = 0.0
+        self._rng: dict[str, Any] | None = None  # of the state loaded
+
+    @property
+    def epoch(self) -> int:
+        """Whole epochs."""
+        return len(self.history)
+
+    @property
+    def epoch_steps(self) -> int:
+        """Steps of one epoch."""
+        return len(self._batches)
+
+    def run(self) -> TrainResult:
+        """Train; after `load_state_dict` the rest of it.
+
+        Raises NonFiniteLossError when the loss or its gradient is not finite; the message says
+        epoch, step, and cell, edge and operation of the first such value.
+        """
+        # Drop-path draws from the global generator of the network's device.
+        devices = [self._device] if self._device.type == "cuda" else []
+        with torch.random.fork_rng(devices=devices):
+            if self._rng is None:
+                _seed_global(self._device, self.config.seed)
+            else:
+                set_rng_state(self._rng)
+            while self.epoch < self.config.epochs:
+                self._run_epoch()
+                self._checkpoint()
+        tested = [r.test_accuracy for r in self.history if r.test_accuracy is not None]
+        return TrainResult(tested[-1], max(tested), self.history)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Everything a later process needs to go on bit for bit; loads with `weights_only=True`.
+
+        To be taken in `progress` or `checkpoint`: the random state of the training is theirs.
+        Raises NonFiniteLossError if a weight is NaN or infinite: such a state is not worth saving
+        over one that is not.
+        """
+        where = non_finite_weights(self.net)
+        if where is not None:
+            raise self._non_finite("weights must be finite to be saved,", where)
+        return {
+            "net": self.net.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+            "batches": self._batches.state_dict(),
+            "step": self.step,
+            "sums": [self._images, self._loss, self._correct],
+            "history": [asdict(epoch) for epoch in self.history],
+            "rng": rng_state(),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from a `state_dict` of a training with the same network, data and config."""
+        self.net.load_state_dict(state["net"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self._batches.load_state_dict(state["batches"])
+        self.step = state["step"]
+        self._images, self._loss, self._correct = state["sums"]
+        self.history = [EpochResult(**epoch) for epoch in state["history"]]
+        self._rng = dict(state["rng"])
+
+    def _run_epoch(self) -> None:
+        """The rest of the present epoch, and its evaluation."""
+        config, epoch = self.config, self.epoch
+        share = epoch / config.epochs
+        rate = config.learning_rate * (1 + math.cos(math.pi * share)) / 2
+        for group in self._optimizer.param_groups:
+            group["lr"] = rate
+        drop_path = config.drop_path_prob * share
+        if hasattr(self.net, "drop_path_prob"):
+            self.net.drop_path_prob = drop_path  # type: ignore[assignment]
+        self._log(f"epoch {epoch} lr {rate:e}")
+        if self.step == 0:
+            self._images, self._loss, self._correct = 0, 0.0, 0.0
+        self.net.train()
+        for x, y in self._batches:
+            self._step(x, y)
+            self._progress(
+                TrainProgress(
+                    epoch,
+                    config.epochs,
+                    self.step,
+                    self.epoch_steps,
+                    len(y),
+                    self._loss / self._images,
+                    100 * self._correct / self._images,
+                )
+            )
+        loss, accuracy = self._loss / self._images, 100 * self._correct / self._images
+        self._log(f"train_acc {accuracy:f}")
+        test_loss = test_accuracy = None
+        if (epoch + 1) % config.evaluate_every == 0 or epoch + 1 == config.epochs:
+            test_accuracy, test_loss = evaluate(
+                self.net, self._data.test, self._data.plain, config.batch_size
+            )
+            self._log(f"valid_acc {test_accuracy:f}")
+        self.history.append(
+            EpochResult(epoch, rate, drop_path, loss, accuracy, test_loss, test_accuracy)
+        )
+        self.step = 0
+
+    def _step(self, x: Tensor, y: Tensor) -> None:
+        config = self.config
+        self._optimizer.zero_grad()
+        logits, main, loss = _loss(self.net, x, y, config.auxiliary_weight)
+        right = (logits.argmax(1) == y).sum()
+        # One transfer a step, as each one waits for the device.
+        all_heads, main_head, hits = torch.stack([loss, main, right]).detach().tolist()
+        if not math.isfinite(all_heads):
+            where = first_non_finite(self.net, lambda: self.net(x))
+            raise self._non_finite(f"loss must be finite, got {all_heads}", where)
+        loss.backward()
+        norm, bad = clip_gradients(self.net, config.grad_clip)
+        if bad is not None:
+            raise self._non_finite(f"gradient of the loss must be finite, got {norm}", bad)
+        self._optimizer.step()
+        self.step += 1
+        self._images += len(y)
+        self._correct += hits
+        self._loss += main_head * len(y)
+
+    def _non_finite(self, rule: str, where: str) -> NonFiniteLossError:
+        return NonFiniteLossError(
+            f"train_network: the {rule} at epoch {self.epoch}, step {self.step + 1} of "
+            f"{self.epoch_steps}; first in {where}; a smaller learning rate than "
+            f"{self.config.learning_rate} may help"
+        )
 
 
 def _seed_global(device: torch.device, seed: int) -> None:
@@ -179,44 +236,6 @@ def _seed_global(device: torch.device, seed: int) -> None:
     torch.default_generator.manual_seed(number)
     if device.type == "cuda":
         torch.cuda.default_generators[device.index].manual_seed(number)
-
-
-def _epoch(
-    net: nn.Module,
-    batches: Batches,
-    optimizer: torch.optim.Optimizer,
-    config: TrainConfig,
-    epoch: int,
-    progress: Callable[[TrainProgress], None] | None,
-) -> tuple[float, float]:
-    """One pass; returns the mean loss (of the main head) and the accuracy in percent."""
-    net.train()
-    seen = 0
-    total = correct = 0.0
-    for step, (x, y) in enumerate(batches, start=1):
-        optimizer.zero_grad()
-        logits, main, loss = _loss(net, x, y, config.auxiliary_weight)
-        right = (logits.argmax(1) == y).sum()
-        # One transfer a step, as each one waits for the device.
-        all_heads, main_head, hits = torch.stack([loss, main, right]).detach().tolist()
-        if not math.isfinite(all_heads):
-            raise DivergenceError(
-                f"train_network: the loss must be finite, got {all_heads} at epoch {epoch}, "
-                f"step {step} of {len(batches)}; a smaller learning rate than "
-                f"{config.learning_rate} may help"
-            )
-        loss.backward()
-        nn.utils.clip_grad_norm_(net.parameters(), config.grad_clip)
-        optimizer.step()
-        seen += len(y)
-        correct += hits
-        total += main_head * len(y)
-        if progress is not None:
-            mean, accuracy = total / seen, 100 * correct / seen
-            progress(
-                TrainProgress(epoch, config.epochs, step, len(batches), len(y), mean, accuracy)
-            )
-    return total / seen, 100 * correct / seen
 
 
 def _loss(net: nn.Module, x: Tensor, y: Tensor, weight: float) -> tuple[Tensor, Tensor, Tensor]:

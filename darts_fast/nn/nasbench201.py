@@ -54,6 +54,7 @@ class NAS201SearchCell(nn.Module):
     ) -> None:
         super().__init__()
         self.zero = check_zero_rule("NAS201SearchCell", zero)
+        self.primitives = tuple(tuple(names) for names in primitives)
         self._shape = (len(edges), len(primitives[0]))
         self._incoming: dict[int, list[tuple[int, int]]] = {}
         self.edges = nn.ModuleDict()

@@ -1,8 +1,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Training a supernet and selecting from it."""
 
+from darts_fast.reporter import Interrupted, NonFiniteLossError, Reporter
 from darts_fast.search.config import METHODS, SAMPLINGS, SearchConfig
-from darts_fast.search.reporter import Interrupted, NonFiniteLossError, Reporter
 from darts_fast.search.search import Search, SearchResult, genotype_text
 from darts_fast.search.trainer import Trainer
 

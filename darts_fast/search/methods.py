@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -20,7 +21,8 @@ def first_order_step(
     """One architecture step of first-order DARTS (Liu et al., section 2.3, xi = 0): Adam on
     ``dL_val/dalpha``.
 
-    Only the architecture gradient is computed; the weights are frozen for the step.
+    Only the architecture gradient is computed; the weights are frozen for the step. A loss that is
+    not finite moves nothing.
 
     Args:
         images: ``[N, 3, H, W]`` of the validation half.
@@ -38,8 +40,10 @@ def first_order_step(
             gradients = tuple(torch.zeros_like(alpha) for alpha in alphas)
     for alpha, gradient in zip(alphas, gradients, strict=True):
         alpha.grad = gradient
-    optimizer.step()
-    return float(loss.detach())
+    value = float(loss.detach())
+    if math.isfinite(value):
+        optimizer.step()
+    return value
 
 
 ArchitectureStep = Callable[[Supernet, torch.optim.Optimizer, Tensor, Tensor], float]

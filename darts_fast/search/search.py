@@ -12,8 +12,8 @@ import torch
 from darts_fast.data import Augmentation, Batches, Dataset, fixed_batches
 from darts_fast.evaluation import evaluate
 from darts_fast.nn import Supernet
+from darts_fast.reporter import Interrupted, Reporter, save_or_stop
 from darts_fast.search.config import SearchConfig
-from darts_fast.search.reporter import Interrupted, Reporter
 from darts_fast.search.trainer import Perturb, Trainer
 from darts_fast.seeding import generator, rng_state, set_rng_state
 from darts_fast.selection import (
@@ -72,9 +72,9 @@ class Search:
         perturb: gives edge weights for each weight step of the tuning, by cell type (SDARTS), from
             the network, images and labels; cell types it leaves out keep their own.
         augmentation: of the search; default ``data.augmentation``.
-        reporter: is told of the progress, and asked whether to stop.
-        checkpoint: takes the state when an epoch or a projection is about to begin or the run is to
-            stop.
+        reporter: is told of the progress, and asked whether to save or to stop.
+        checkpoint: takes the state when an epoch or a projection is about to begin, the run is to
+            stop, or the reporter wants it saved.
         snapshot: called with the number of the epoch after every epoch of the search.
 
     Attributes:
@@ -124,7 +124,8 @@ class Search:
         Raises:
             Interrupted: the reporter asked to stop; the last state handed to ``checkpoint`` goes on
             from there.
-            NonFiniteLossError: a training loss is NaN or infinite.
+            NonFiniteLossError: a training loss, its gradient or a weight to be saved is NaN or
+            infinite; the state handed to ``checkpoint`` before it is whole.
         """
         if self._magnitude is None:
             self._train_supernet()
@@ -151,7 +152,6 @@ class Search:
             "history": self.history,
             "done": self._done,
             "rng": rng_state(),
-            "threads": torch.get_num_threads(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -281,12 +281,11 @@ class Search:
 
     def _checkpoint(self) -> None:
         if self.checkpoint is not None:
+            self.trainer.check_weights()
             self.checkpoint(self.state_dict())
 
     def _between_steps(self) -> None:
-        if self.reporter.stopping:
-            self._checkpoint()
-            raise Interrupted
+        save_or_stop(self.reporter, self._checkpoint)
 
     def _between_tuning_steps(self) -> None:
         self._done += 1

@@ -11,10 +11,11 @@ import torch
 from torch.nn import functional
 
 from darts_fast.data import Augmentation, Batches, Dataset, Images, split
+from darts_fast.finite import clip_gradients, first_non_finite, non_finite_weights
 from darts_fast.nn import Supernet
+from darts_fast.reporter import NonFiniteLossError, Reporter
 from darts_fast.search.config import SearchConfig
 from darts_fast.search.methods import ARCHITECTURE_STEPS
-from darts_fast.search.reporter import NonFiniteLossError, Reporter
 from darts_fast.seeding import generator
 
 __all__ = ["ARCH_BETAS", "TUNING_LR_FACTOR", "Perturb", "Trainer"]
@@ -103,7 +104,9 @@ class Trainer:
         ``between`` is called after every step; the state is whole then, and it may raise.
 
         Raises:
-            NonFiniteLossError: a training loss is NaN or infinite; the message says epoch and step.
+            NonFiniteLossError: a loss or the weights' gradient is NaN or infinite; the message says
+            epoch, step, and cell, edge and operation of the first such value. The step moves no
+            weight.
         """
         if self.step == 0:
             self._loss = self._correct = self._correct5 = self._images = 0.0
@@ -112,11 +115,12 @@ class Trainer:
         self.net.train()
         for images, labels in self._tuning_batches if self.tuning else self._search_batches:
             if self._architecture_step is not None:
-                valid = self._valid_batch()
+                valid_images, valid_labels = self._valid_batch()
+                valid_images = valid_images.to(self.dtype)
                 loss = self._architecture_step(
-                    self.net, self.arch_optimizer, valid[0].to(self.dtype), valid[1]
+                    self.net, self.arch_optimizer, valid_images, valid_labels
                 )
-                self._check_finite(loss, "architecture")
+                self._check_finite(loss, "architecture", valid_images)
             self._weight_step(images.to(self.dtype), labels)
             self.step += 1
             if (self.step - 1) % self.config.report_freq == 0:
@@ -127,6 +131,14 @@ class Trainer:
         self.epoch += 1
         self.step = 0
         return accuracy
+
+    def check_weights(self) -> None:
+        """Raise NonFiniteLossError if a weight is NaN or infinite: such a state is not worth saving
+        over one that is not.
+        """
+        where = non_finite_weights(self.net)
+        if where is not None:
+            raise self._non_finite("weights must be finite to be saved,", where)
 
     @property
     def accuracy(self) -> float:
@@ -166,7 +178,6 @@ class Trainer:
 
     def _weight_step(self, images: torch.Tensor, labels: torch.Tensor) -> None:
         alphas = self.net.arch_parameters()
-        weights = list(self.net.parameters())
         for alpha in alphas:
             alpha.requires_grad_(False)
         try:
@@ -181,8 +192,12 @@ class Trainer:
             for alpha in alphas:
                 alpha.requires_grad_(True)
         value = float(loss.detach())
-        self._check_finite(value, "training")
-        torch.nn.utils.clip_grad_norm_(weights, self.config.grad_clip)
+        self._check_finite(value, "training", images, given)
+        norm, where = clip_gradients(self.net, self.config.grad_clip)
+        if where is not None:
+            raise self._non_finite(
+                f"gradient of the training loss must be finite, got {norm}", where
+            )
         self.optimizer.step()
         self._loss += value * len(labels)
         best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
@@ -190,13 +205,23 @@ class Trainer:
         self._correct5 += float(best.sum())
         self._images += len(labels)
 
-    def _check_finite(self, loss: float, kind: str) -> None:
+    def _check_finite(
+        self,
+        loss: float,
+        kind: str,
+        images: torch.Tensor,
+        given: Mapping[str, torch.Tensor] | None = None,
+    ) -> None:
         if not math.isfinite(loss):
-            phase = "tuning epoch" if self.tuning else "epoch"
-            raise NonFiniteLossError(
-                f"search: the {kind} loss must be finite, got {loss} in {phase} {self.epoch}, "
-                f"step {self.step}; a smaller learning rate may help"
-            )
+            where = first_non_finite(self.net, lambda: self.net(images, weights=given))
+            raise self._non_finite(f"{kind} loss must be finite, got {loss}", where)
+
+    def _non_finite(self, rule: str, where: str) -> NonFiniteLossError:
+        phase = "tuning epoch" if self.tuning else "epoch"
+        return NonFiniteLossError(
+            f"search: the {rule} in {phase} {self.epoch}, step {self.step}; first in {where}; "
+            "a smaller learning rate may help"
+        )
 
     def _valid_batch(self) -> tuple[torch.Tensor, torch.Tensor]:
         if self._valid_batches.replacement:

@@ -14,7 +14,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from darts_fast.runs import atomic_write
+from darts_fast.files import atomic_write
 from darts_fast.selection.removals import Removal
 from darts_fast.selection.tables import TableScores
 

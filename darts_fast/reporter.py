@@ -1,11 +1,13 @@
 # SPDX-License-Identifier: Apache-2.0
-"""How a long phase tells what it does and is told to stop; the base class is silent and never
-stops.
+"""How a long phase tells what it does and is told to save or to stop; the base class is silent and
+never asks for either.
 """
 
 from __future__ import annotations
 
-__all__ = ["Interrupted", "NonFiniteLossError", "Reporter"]
+from collections.abc import Callable
+
+__all__ = ["Interrupted", "NonFiniteLossError", "Reporter", "save_or_stop"]
 
 
 class Interrupted(Exception):  # noqa: N818  (a request, not an error)
@@ -13,7 +15,7 @@ class Interrupted(Exception):  # noqa: N818  (a request, not an error)
 
 
 class NonFiniteLossError(ArithmeticError):
-    """The training loss became NaN or infinite."""
+    """A training loss or its gradient became NaN or infinite."""
 
 
 class Reporter:
@@ -32,6 +34,24 @@ class Reporter:
         """The phase is over."""
 
     @property
+    def saving(self) -> bool:
+        """Whether a checkpoint is wanted at the next possible point."""
+        return False
+
+    @property
     def stopping(self) -> bool:
         """Whether the run should stop at the next possible point."""
         return False
+
+
+def save_or_stop(reporter: Reporter, checkpoint: Callable[[], object]) -> None:
+    """What the reporter asks for after a step, when the state is whole.
+
+    Raises:
+        Interrupted: it asked to stop; the checkpoint is made.
+    """
+    stopping = reporter.stopping  # asked once: a signal may come at any moment
+    if stopping or reporter.saving:
+        checkpoint()
+    if stopping:
+        raise Interrupted
