@@ -57,8 +57,6 @@ def load_data(
     Raises DataError (a ValueError) in one line that names file, rule and values, and ValueError
     for a limit below 1 or above the number of training images, or an image_size below 1.
     """
-    if image_size is not None and image_size < 1:
-        raise ValueError(f"image_size: must be at least 1, got {image_size}")
     data = _load(spec, image_size)
     if image_size is not None and data.image_size != (image_size, image_size):
         height, width = data.image_size

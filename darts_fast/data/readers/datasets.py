@@ -50,8 +50,9 @@ def from_dataset(
     class_names: default `train.classes` where there is one, else the labels themselves.
     image_size: as for `load_data`.
 
-    Raises TypeError for an object without length or index, DataError for images or labels that
-    cannot be used; it names the index, and the file where the object has torchvision's `samples`.
+    Raises TypeError for an object without length or index, ValueError for an image_size below 1,
+    and DataError for images or labels that cannot be used; it names the index, and the file where
+    the object has torchvision's `samples`.
     """
     name = name or type(train).__name__
     names = class_names if class_names is not None else getattr(train, "classes", None)
@@ -98,7 +99,7 @@ def _read(
 def _where(dataset: LabelledImages, place: str, i: int) -> str:
     """The image's index, and its file where torchvision's `samples` tell it."""
     samples = getattr(dataset, "samples", None)
-    if isinstance(samples, list) and isinstance(samples[i], tuple):
+    if isinstance(samples, list) and i < len(samples) and isinstance(samples[i], tuple):
         return f"{place} {i} ({samples[i][0]})"
     return f"{place} {i}"
 

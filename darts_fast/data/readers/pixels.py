@@ -113,9 +113,12 @@ def _rgb(image: Image.Image, place: str) -> Image.Image:
 def stack(images: Iterable[tuple[str, Image.Image]], count: int, image_size: int | None) -> Tensor:
     """`count` pairs of place and RGB image as uint8 [n, 3, H, W].
 
-    image_size: resize each image's centre square to this side, with Pillow's antialiased bilinear
-    filter; None demands that all have the same size, DataError otherwise.
+    image_size: resize each image's short side to this, with Pillow's antialiased bilinear filter,
+    and keep the centre square; None demands that all have the same size, DataError otherwise.
+    Raises ValueError for an image_size below 1.
     """
+    if image_size is not None and image_size < 1:
+        raise ValueError(f"image_size: must be at least 1, got {image_size}")
     pixels = np.empty(0, np.uint8)
     first, shape = "", (0, 0)
     for i, (place, image) in enumerate(images):
@@ -135,6 +138,7 @@ def stack(images: Iterable[tuple[str, Image.Image]], count: int, image_size: int
 
 
 def _centre_square(image: Image.Image, side: int) -> Image.Image:
+    """Resizing and cutting in one step: at the edges the filter sees what is cut."""
     width, height = image.size
     short = min(width, height)
     left, top = (width - short) / 2, (height - short) / 2

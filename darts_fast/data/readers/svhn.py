@@ -39,7 +39,8 @@ def _mat(path: Path) -> Images:
     from scipy.io import loadmat
 
     try:
-        content = loadmat(path, appendmat=False, variable_names=("X", "y"))
+        with path.open("rb") as file:
+            content = loadmat(file, variable_names=("X", "y"))
     except FileNotFoundError:
         raise DataError(f"{path}: the file must exist, got none") from None
     # A corrupt file makes scipy and zlib raise nearly anything.
