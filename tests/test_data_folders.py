@@ -114,7 +114,19 @@ def test_links_to_folders_and_files_are_followed(tmp_path: Path) -> None:
     (root / "b").mkdir()
     for file in (store / "b").iterdir():
         (root / "b" / file.name).symlink_to(file)
-    assert len(load_data(root).train) == 8
+    (root / "b" / "more").symlink_to(store / "a")
+    assert len(load_data(root).train) == 12
+    (root / "b" / "loop").symlink_to(root / "b")
+    loop = root / "b" / "loop"
+    with refused(f"{loop}: a class must have a folder once, got a link to {root / 'b'} again"):
+        load_data(root)
+
+
+def test_the_set_is_called_after_its_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write_classes(tmp_path / "photos", {"a": 5, "b": 5}))
+    assert load_data(".").name == "photos"
 
 
 # Kinds of images
@@ -316,6 +328,15 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
         with refused(f"{path}: a file in a class's folder must be an image (.png ", "got '"):
             load_data(tmp_path)
         path.unlink()
+
+
+@pytest.mark.parametrize("part", ["", "train", "test"])
+def test_an_image_beside_the_classes_is_named(tmp_path: Path, part: str) -> None:
+    for folder in [""] if not part else ["train", "test"]:
+        write_classes(tmp_path / folder, {"a": 4, "b": 4})
+    path = write(tmp_path / part / "loose.png", picture(1))
+    with refused(f"{path}: an image must lie in the folder of a class, got it beside them"):
+        load_data(tmp_path)
 
 
 def test_classes_without_images_are_named(tmp_path: Path) -> None:

@@ -49,9 +49,10 @@ def load_image_folder(path: Path, image_size: int | None = None) -> Dataset:
                 f"{path / held}: its classes must be among those of train, got {some(unknown)} too"
             )
         train = _read(path / "train", names, image_size)
-        return assemble(path, path.name, train, _read(path / held, names, image_size), names)
+        test = _read(path / held, names, image_size)
+        return assemble(path, path.resolve().name, train, test, names)
     names = _classes(path)
-    return assemble(path, path.name, _read(path, names, image_size), None, names)
+    return assemble(path, path.resolve().name, _read(path, names, image_size), None, names)
 
 
 def holds_folders(path: Path) -> bool:
@@ -86,7 +87,12 @@ def _files(folder: Path) -> list[Path]:
         raise DataError(f"{error.filename}: the folder must be readable, got {error.strerror}")
 
     found = []
-    for place, folders, files in os.walk(folder, onerror=unreadable):
+    seen = set()
+    for place, folders, files in os.walk(folder, onerror=unreadable, followlinks=True):
+        real = os.path.realpath(place)
+        if real in seen:
+            raise DataError(f"{place}: a class must have a folder once, got a link to {real} again")
+        seen.add(real)
         folders[:] = filter(_visible, folders)
         found += [Path(place, name) for name in files if _visible(name)]
     for path in sorted(found):
@@ -99,6 +105,11 @@ def _files(folder: Path) -> list[Path]:
 
 
 def _read(path: Path, names: list[str], image_size: int | None) -> Images:
+    for item in sorted(path.iterdir()):
+        if _visible(item.name) and item.suffix.lower() in _EXTENSIONS and item.is_file():
+            raise DataError(
+                f"{item}: an image must lie in the folder of a class, got it beside them"
+            )
     files, labels = [], []
     for label, name in enumerate(names):
         found = _files(path / name) if (path / name).is_dir() else []

@@ -35,7 +35,7 @@ def load_npz_folder(folder: Path) -> Dataset:
 
 def _assemble(path: Path, train: Images, test: Images | None) -> Dataset:
     names = [str(label) for label in range(int(train.labels.max()) + 1)]
-    return assemble(path, path.stem, train, test, names)
+    return assemble(path, path.resolve().stem, train, test, names)
 
 
 def _npz(path: Path, classes: int | None) -> Images:
