@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import io
+import os
 import shutil
 from pathlib import Path
 
@@ -328,6 +329,24 @@ def test_a_file_that_is_no_image_is_named(tmp_path: Path) -> None:
         with refused(f"{path}: a file in a class's folder must be an image (.png ", "got '"):
             load_data(tmp_path)
         path.unlink()
+
+
+def test_a_folder_that_cannot_be_read_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_classes(tmp_path, {"a": 4, "b": 4})
+    closed = tmp_path / "b" / "closed"
+    closed.mkdir()
+    scandir = os.scandir
+
+    def refusing(path: str) -> object:  # the superuser, who may run this, is refused nothing
+        if Path(path) == closed:
+            raise PermissionError(13, "Permission denied", str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refusing)
+    with refused(f"{closed}: the folder must be readable, got Permission denied"):
+        load_data(tmp_path)
 
 
 @pytest.mark.parametrize("part", ["", "train", "test"])
