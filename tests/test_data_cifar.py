@@ -291,13 +291,12 @@ def test_bad_meta(tmp_path: Path) -> None:
 def test_what_is_no_data_set(tmp_path: Path) -> None:
     with pytest.raises(DataError) as error:
         load_data(tmp_path)
-    one_line(
-        error, f"{tmp_path}: must be or hold cifar-10-batches-py, cifar-100-python or train.npz"
-    )
+    one_line(error, f"{tmp_path}: must be or hold cifar-10-batches-py, cifar-100-python, train.npz")
+    one_line(error, "or a folder of images per class, got none of them")
     (tmp_path / "x.png").touch()
     with pytest.raises(DataError) as error:
         load_data(tmp_path / "x.png")
-    one_line(error, "x.png: a data file must be .npz, got '.png'")
+    one_line(error, "x.png: a data file must be .npz or SVHN's extra_32x32.mat, got 'x.png'")
     write_cifar10(tmp_path)
     write_cifar100(tmp_path)
     with pytest.raises(DataError) as error:

@@ -14,7 +14,8 @@ import pytest
 import torch
 
 from darts_fast.data import DataError, load_data
-from darts_fast.data.digits import load_digits, stratified_split
+from darts_fast.data.readers.digits import load_digits
+from darts_fast.data.splits import held_out_split
 
 
 def one_line(error: pytest.ExceptionInfo[DataError], *parts: str) -> None:
@@ -181,8 +182,8 @@ def test_digits_without_scikit_learn(monkeypatch: pytest.MonkeyPatch) -> None:
     one_line(error, "digits: scikit-learn, which carries the images, must be installed, got: ")
 
 
-def test_stratified_split_is_a_partition() -> None:
+def test_held_out_split_is_a_partition() -> None:
     labels = torch.tensor([0] * 10 + [1] * 5 + [2] * 1)
-    train, test = stratified_split(labels)
+    train, test = held_out_split(labels)
     assert sorted(torch.cat([train, test]).tolist()) == list(range(16))
     assert torch.bincount(labels[test], minlength=3).tolist() == [2, 1, 0]

@@ -284,6 +284,13 @@ def test_the_halves_are_cut_in_index_order(digits: Dataset) -> None:
     assert torch.equal(trainer.valid.labels, digits.train.labels[12:])
 
 
+def test_the_halves_are_cut_class_by_class_if_told(digits: Dataset) -> None:
+    trainer = trainer_of(digits, train_portion=0.5, stratified=True)
+    counts = [torch.bincount(half.labels, minlength=10) for half in (trainer.train, trainer.valid)]
+    assert len(trainer.train) == len(digits.train) // 2
+    assert (counts[0] - counts[1]).abs().max() <= 1
+
+
 @pytest.mark.parametrize("sampling", ["replacement", "epoch"])
 def test_a_loss_that_is_not_finite_ends_the_search(digits: Dataset, sampling: str) -> None:
     trainer = trainer_of(

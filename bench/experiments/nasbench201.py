@@ -33,10 +33,10 @@ from torch.nn import functional
 
 from darts_fast import __version__
 from darts_fast.data import Dataset, Images, fixed_batches, load_data
+from darts_fast.files import atomic_write
 from darts_fast.nn import Supernet, build_supernet
-from darts_fast.runs import atomic_write
+from darts_fast.reporter import Interrupted, Reporter
 from darts_fast.search import Search, SearchConfig
-from darts_fast.search.reporter import Interrupted, Reporter
 from darts_fast.search.trainer import Trainer
 from darts_fast.seeding import seed_everything
 from darts_fast.selection import PerturbationConfig, RaceConfig, magnitude_genotype, select

@@ -25,8 +25,8 @@ from race import Pool, supernet_arguments, train
 
 from darts_fast import __version__
 from darts_fast.backend import use_backend
+from darts_fast.files import atomic_write
 from darts_fast.nn import Supernet
-from darts_fast.runs import atomic_write
 from darts_fast.search import Search
 from darts_fast.selection import PerturbationConfig, PerturbationSelection, RaceConfig
 

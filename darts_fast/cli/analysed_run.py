@@ -10,9 +10,9 @@ from typing import Any
 
 import click
 
-from darts_fast.cli.options import debug_option, set_threads, with_options
+from darts_fast.cli.options import debug_option, read_data, set_threads, with_options
 from darts_fast.cli.pipeline import SUPERNET
-from darts_fast.data import Dataset, fixed_batches, load_data, split
+from darts_fast.data import Dataset, fixed_batches, split
 from darts_fast.nn import Supernet, build_supernet
 from darts_fast.runs import CONFIG, RunDirectory, RunDirectoryError
 from darts_fast.selection.tables import Batch
@@ -83,8 +83,10 @@ def open_analysed(run_dir: str, images: int | None, threads: int | None) -> Anal
             f"run directory {run.path}: no {prefix}*{suffix} in it; its search has not ended, or "
             "was made before supernets were kept"
         )
-    data = load_data(settings["data"], limit=settings["limit"])
-    _, pool = split(data.train, settings["train_portion"])
+    data = read_data(settings)
+    _, pool = split(
+        data.train, settings["train_portion"], stratified=settings.get("stratified", False)
+    )
     pool = pool.take(min(images or len(pool), len(pool)))
     batches = fixed_batches(pool, data.plain, settings["batch_size"])
     return AnalysedRun(run.path, settings, data, found, batches)

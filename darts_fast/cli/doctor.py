@@ -13,8 +13,8 @@ from rich.table import Table
 
 from darts_fast import __version__, available_cpu_capabilities, build_info, cpu_capability
 from darts_fast.backend import backend
-from darts_fast.cli.options import CONTEXT, debug_option
-from darts_fast.data import Dataset, load_data
+from darts_fast.cli.options import CONTEXT, debug_option, image_size_option
+from darts_fast.data import Dataset, describe_classes, load_data
 
 __all__ = ["doctor", "facts"]
 
@@ -27,7 +27,7 @@ def _describe(data: Dataset) -> str:
     )
 
 
-def facts(data: str | None = None) -> list[tuple[str, str]]:
+def facts(data: str | None = None, image_size: int | None = None) -> list[tuple[str, str]]:
     """Name and value of everything that a report of a problem should say.
 
     Raises:
@@ -50,18 +50,21 @@ def facts(data: str | None = None) -> list[tuple[str, str]]:
         ("CPU capabilities", ", ".join(available_cpu_capabilities())),
     ]
     rows += [(f"built: {name}", str(value)) for name, value in build_info().items()]
-    for spec in ("digits", data):
-        if spec is not None:
-            rows.append((f"data {spec}", _describe(load_data(spec))))
+    rows.append(("data digits", _describe(load_data("digits"))))
+    if data is not None:
+        found = load_data(data, image_size=image_size)
+        line, _ = describe_classes(found.train, found.class_names)
+        rows += [(f"data {data}", _describe(found)), ("", line)]
     return rows
 
 
 @click.command(context_settings=CONTEXT)
 @click.option("--data", metavar="PATH", help="Also read this data set.")
+@image_size_option
 @debug_option
-def doctor(data: str | None) -> None:
+def doctor(data: str | None, image_size: int | None) -> None:
     """Print build and backend facts, and check that the data can be read."""
     table = Table(show_header=False, box=None)
-    for name, value in facts(data):
+    for name, value in facts(data, image_size):
         table.add_row(name, value)
     Console(soft_wrap=True).print(table)

@@ -5,7 +5,7 @@ are joined.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import torch
 from click.core import ParameterSource
 
 from darts_fast import __version__
-from darts_fast.data import Augmentation
+from darts_fast.data import Augmentation, Dataset, load_data
 from darts_fast.runs import CONFIG, RunDirectory, RunDirectoryError, read_json
 
 __all__ = [
@@ -24,8 +24,10 @@ __all__ = [
     "common_options",
     "debug_option",
     "fill_in_config",
+    "image_size_option",
     "open_run",
     "previous_option",
+    "read_data",
     "set_threads",
     "with_cutout",
     "with_options",
@@ -78,15 +80,31 @@ previous_option: Decorator = click.option(
 )
 
 
+image_size_option: Decorator = click.option(
+    "--image_size",
+    type=click.IntRange(min=1),
+    help="Resize the centre square of every image file to this side.  [default: as they are]",
+)
+
+
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Data, seed and threads, the run's directory and its checkpoints, ``--config --debug``."""
+    """Data and how it is read, seed and threads, the run's directory and its checkpoints, and
+    ``--config --debug``.
+    """
     options: list[Decorator] = [
         click.option(
             "--data",
             default="digits",
             metavar="digits|digits16|PATH",
-            help="Embedded digits, a CIFAR folder (or its parent), a .npz file, or a folder with "
-            "train.npz and test.npz.",
+            help="Embedded digits; a folder of images per class, or train and test with such "
+            "folders; a folder of CIFAR (or its parent), SVHN, or train.npz and test.npz; a .npz "
+            "file.",
+        ),
+        image_size_option,
+        click.option(
+            "--flip/--no_flip",
+            default=None,
+            help="Flip training images left-right at random.  [default: all sets but the digits]",
         ),
         click.option(
             "--limit", type=click.IntRange(min=1), help="Use the first N training images only."
@@ -187,6 +205,20 @@ def open_run(ctx: click.Context, settings: dict[str, Any]) -> RunDirectory:
         return run
     run.write_json(CONFIG, {"command": prefix, "version": __version__, **settings})
     return run
+
+
+def read_data(settings: Mapping[str, Any]) -> Dataset:
+    """The data set of ``--data``, ``--image_size``, ``--limit`` and ``--flip``.
+
+    ``image_size`` and ``flip`` may be missing: runs of earlier versions have not saved them.
+    """
+    data = load_data(
+        settings["data"], limit=settings["limit"], image_size=settings.get("image_size")
+    )
+    flip = settings.get("flip")
+    if flip is None:
+        return data
+    return replace(data, augmentation=replace(data.augmentation, flip=flip))
 
 
 def set_threads(threads: int | None) -> None:

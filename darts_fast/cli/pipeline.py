@@ -18,7 +18,7 @@ from darts_fast.cli.derive import check_derived, train_derived
 from darts_fast.cli.environment import environment
 from darts_fast.cli.options import with_cutout
 from darts_fast.cli.selecting import selection_config
-from darts_fast.data import Dataset
+from darts_fast.data import Dataset, describe_classes, describe_halves
 from darts_fast.derive.train import TrainConfig
 from darts_fast.files import atomic_save
 from darts_fast.nn import build_supernet
@@ -107,6 +107,7 @@ class Pipeline:
         reporter.log(f"environment = {environment()}")
         parameters = sum(parameter.numel() for parameter in self.net.parameters())
         reporter.log(f"param size = {parameters / 1e6:f}MB")
+        self._report_classes(run, reporter)
         result = self.search.run()
         save()
         races = race_summary(result.decisions, self.search.pool_images)
@@ -137,6 +138,16 @@ class Pipeline:
         self.search.load_state_dict(state["search"])
         self.rows = list(state["derived"])
         self.training = state["training"]
+
+    def _report_classes(self, run: RunDirectory, reporter: RunReporter) -> None:
+        names, trainer = self.data.class_names, self.search.trainer
+        line, uneven = describe_classes(self.data.train, names)
+        halves = describe_halves(trainer.train, trainer.valid, names)
+        if not uneven:
+            reporter.log(line)
+        for warning in [line] * uneven + [halves] * (halves is not None):
+            run.log(f"warning: {warning}")
+            reporter.say(f"warning: {warning}")
 
     def _snapshot(self, epoch: int, run: RunDirectory) -> None:
         """Keep the supernet after an epoch of the search, if it is one to keep."""

@@ -15,13 +15,13 @@ from darts_fast.cli.options import (
     common_options,
     fill_in_config,
     open_run,
+    read_data,
     set_threads,
     with_cutout,
     with_options,
 )
 from darts_fast.cli.pipeline import Pipeline
 from darts_fast.cli.selecting import selection_options
-from darts_fast.data import load_data
 from darts_fast.search import METHODS, SAMPLINGS
 from darts_fast.spaces import SPACES
 
@@ -48,6 +48,11 @@ supernet_options = with_options(
     click.option("--arch_weight_decay", type=float, default=1e-3),
     click.option(
         "--train_portion", type=float, default=0.5, help="Share of the images for the weights."
+    ),
+    click.option(
+        "--stratified/--no_stratified",
+        default=False,
+        help="Cut that share from each class, not from the whole in index order.",
     ),
     click.option(
         "--sampling",
@@ -106,7 +111,7 @@ def search(ctx: click.Context, **_: Any) -> None:
     """
     settings = fill_in_config(ctx)
     set_threads(settings["threads"])
-    data = load_data(settings["data"], limit=settings["limit"])
+    data = read_data(settings)
     cutout = settings["cutout_length"] if settings["cutout"] else None
     data = replace(
         data, augmentation=with_cutout(data.augmentation, cutout, settings["cutout_prob"])

@@ -18,10 +18,10 @@ from darts_fast.cli.options import (
     common_options,
     fill_in_config,
     open_run,
+    read_data,
     set_threads,
     with_cutout,
 )
-from darts_fast.data import load_data
 from darts_fast.derive.train import TrainConfig
 from darts_fast.report import draw_genotype
 from darts_fast.runs import GENOTYPE, RESULTS
@@ -75,7 +75,7 @@ def train(ctx: click.Context, **_: Any) -> None:
         arch = next(option for option in ctx.command.params if option.name == "arch")
         raise click.MissingParameter(ctx=ctx, param=arch)
     genotype = _read_arch(settings["arch"])
-    data = load_data(settings["data"], limit=settings["limit"])
+    data = read_data(settings)
     cutout = settings["cutout_length"] if settings["cutout"] else 0
     data = replace(data, augmentation=with_cutout(data.augmentation, cutout, 1.0))
     config = TrainConfig(

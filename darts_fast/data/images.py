@@ -10,7 +10,7 @@ from torch import Tensor
 
 from darts_fast.data.augmentation import Augmentation
 
-__all__ = ["DataError", "Dataset", "Images", "channel_statistics", "split"]
+__all__ = ["DataError", "Dataset", "Images", "channel_statistics"]
 
 
 class DataError(ValueError):
@@ -108,21 +108,6 @@ class Dataset:
         """The same data set with its tensors on `device`."""
         train, test = self.train.to(device), self.test.to(device)
         return Dataset(self.name, train, test, self.class_names, self.augmentation)
-
-
-def split(images: Images, portion: float) -> tuple[Images, Images]:
-    """Cut into the first floor(portion * n) images and the rest, in index order as DARTS does.
-
-    Raises ValueError where a part would be empty.
-    """
-    first = int(portion * len(images))
-    if not 0 < first < len(images):
-        raise ValueError(
-            f"split: both parts must have an image, got portion {portion} of {len(images)} images"
-        )
-    both = images.images, images.labels
-    head, tail = (t[:first] for t in both), (t[first:] for t in both)
-    return Images(*head), Images(*tail)
 
 
 def channel_statistics(

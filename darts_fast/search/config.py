@@ -28,6 +28,8 @@ class SearchConfig:
         arch_learning_rate, arch_weight_decay: Adam on the architecture weights, betas (0.5, 0.999).
         train_portion: share of the training images for the weights; the rest is for the
             architecture and the selection.
+        stratified: cut each class alike (see `darts_fast.data.split`); default in index order, as
+            DARTS does.
         sampling: ``"replacement"``: every step takes the first batch of a fresh permutation, as the
             published search loops do; ``"epoch"``: every image once an epoch.
         valid_freq: epochs from one evaluation on the validation images to the next; 0 for never. It
@@ -50,6 +52,7 @@ class SearchConfig:
     arch_learning_rate: float = 3e-4
     arch_weight_decay: float = 1e-3
     train_portion: float = 0.5
+    stratified: bool = False
     sampling: str = "replacement"
     valid_freq: int = 1
     report_freq: int = 50

@@ -31,7 +31,8 @@ class Trainer:
 
     Args:
         net: trained in place; its device and dtype are used.
-        data: ``data.train`` is cut in index order, the first ``train_portion`` for the weights.
+        data: ``data.train`` is cut, the first ``train_portion`` for the weights: in index order, or
+            with ``config.stratified`` class by class.
         config: see :class:`SearchConfig`.
         augmentation: of both halves, default ``data.augmentation``.
         perturb: gives edge weights for each weight step of the tuning, see `Search`.
@@ -55,7 +56,7 @@ class Trainer:
         self.augmentation = augmentation or data.augmentation
         parameter = next(net.parameters())
         self.dtype = parameter.dtype
-        halves = split(data.train, config.train_portion)
+        halves = split(data.train, config.train_portion, stratified=config.stratified)
         self.train, self.valid = (half.to(parameter.device) for half in halves)
         redraw = config.sampling == "replacement"
         self._search_batches = self._batches(self.train, stream="search", replacement=redraw)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 
 from darts_fast.data.images import DataError
+from darts_fast.data.readers.checks import one_line
 
 __all__ = ["read_pickle"]
 
@@ -90,10 +91,8 @@ def read_pickle(path: Path) -> dict[str, Any]:
         ) from None
     # A corrupt stream makes the unpickler raise nearly anything.
     except Exception as error:
-        reason = " ".join(str(error).split())[:120]
         raise DataError(
-            f"{path}: the file must be a complete pickled batch, "
-            f"got {type(error).__name__}: {reason}"
+            f"{path}: the file must be a complete pickled batch, got {one_line(error)}"
         ) from None
     if not isinstance(content, dict):
         raise DataError(f"{path}: must hold a dictionary, got {type(content).__name__}")

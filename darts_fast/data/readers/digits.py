@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor
 from torch.nn import functional
 
 from darts_fast.data.augmentation import Augmentation
 from darts_fast.data.images import DataError, Dataset, Images, channel_statistics
+from darts_fast.data.splits import held_out_split
 
-__all__ = ["load_digits", "stratified_split"]
+__all__ = ["load_digits"]
 
 
 def load_digits(size: int) -> Dataset:
@@ -36,30 +36,8 @@ def load_digits(size: int) -> Dataset:
         pixels = functional.interpolate(pixels, scale_factor=2, mode="bilinear")
     images = pixels.round().to(torch.uint8).expand(-1, 3, -1, -1)
     everything = Images(images, torch.from_numpy(np.asarray(target, dtype=np.int64)))
-    train, test = (everything.subset(part) for part in stratified_split(everything.labels))
+    train, test = (everything.subset(part) for part in held_out_split(everything.labels))
     mean, std = channel_statistics(train)
     augmentation = Augmentation(mean, std, pad=1, flip=False)
     names = tuple(str(digit) for digit in range(10))
     return Dataset("digits" if size == 8 else "digits16", train, test, names, augmentation)
-
-
-def stratified_split(labels: Tensor, test_share: float = 0.2) -> tuple[Tensor, Tensor]:
-    """Fixed random training and test indices; each class gives round(test_share * n) to the test.
-
-    labels: int64 [n]. The same labels give the same split at every time and place: the stream of
-    NumPy's RandomState is frozen (NEP 19). In both parts the classes are interleaved evenly, so
-    that every prefix is a fair sample.
-    """
-    order = torch.from_numpy(np.random.RandomState(0).permutation(len(labels)))
-    shuffled = labels.cpu()[order]
-    in_test = torch.zeros(len(labels), dtype=torch.bool)
-    position = torch.zeros(len(labels), dtype=torch.float64)  # within its class, from 0 to 1
-    for label in shuffled.unique():
-        members = (shuffled == label).nonzero().flatten()
-        count = round(test_share * len(members))
-        for part in (members[:count], members[count:]):
-            position[part] = (torch.arange(len(part), dtype=torch.float64) + 0.5) / len(part)
-        in_test[members[:count]] = True
-    interleaved = position.argsort(stable=True)
-    in_test, order = in_test[interleaved], order[interleaved]
-    return order[~in_test], order[in_test]
