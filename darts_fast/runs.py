@@ -18,6 +18,8 @@ from typing import Any, BinaryIO
 
 import torch
 
+from darts_fast.history import HISTORY
+
 __all__ = ["RunDirectory", "RunDirectoryError", "atomic_save", "atomic_write"]
 
 CHECKPOINT = "checkpoint.pt"
@@ -25,6 +27,7 @@ CONFIG = "config.json"
 LOG = "log.txt"
 GENOTYPE = "genotype.txt"
 RESULTS = "results.json"
+STATUS = "status.json"
 
 
 class RunDirectoryError(ValueError):
@@ -101,7 +104,7 @@ class RunDirectory:
                     f"run directory {run.path}: it is not empty; pass --overwrite, or --resume "
                     "to go on with it, or name another"
                 )
-            for name in (LOG, CHECKPOINT, GENOTYPE, RESULTS):
+            for name in (LOG, CHECKPOINT, GENOTYPE, RESULTS, HISTORY, STATUS):
                 (run.path / name).unlink(missing_ok=True)
         return run
 

@@ -29,8 +29,9 @@ KEYBOARD = 130
 
 @dataclass
 class Invocation:
-    """What the commands tell :func:`main`."""
+    """What :func:`main` and the commands tell each other."""
 
+    arguments: list[str]
     debug: bool = False
 
 
@@ -56,10 +57,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         where it was raised).
     130, 143: stopped by Ctrl-C or SIGTERM with the checkpoint saved.
     """
-    invocation = Invocation()
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    invocation = Invocation(arguments)
     try:
         status = cli.main(
-            args=None if argv is None else list(argv),
+            args=list(arguments),
             prog_name="darts-fast",
             standalone_mode=False,
             obj=invocation,

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,10 +28,13 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from darts_fast.runs import RunDirectory
+from darts_fast.cli.live import LiveStatus
+from darts_fast.environment import environment
+from darts_fast.history import HISTORY, append_event
+from darts_fast.runs import STATUS, RunDirectory
 from darts_fast.search import Reporter
 
-__all__ = ["RunReporter", "Stopped", "stop_signals"]
+__all__ = ["RunReporter", "Stopped", "command_arguments", "stop_signals"]
 
 # Lines that are for the log file: a selection writes hundreds of them.
 QUIET = ("valid_acc  ", "valid_loss ", "train ", "genotype = ")
@@ -41,6 +46,13 @@ class Stopped(Exception):  # noqa: N818  (a request, not an error)
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.status = 128 + signum
+
+
+def command_arguments() -> list[str]:
+    """The words after ``darts-fast`` of this call."""
+    context = click.get_current_context(silent=True)
+    given = None if context is None else getattr(context.obj, "arguments", None)
+    return sys.argv[1:] if given is None else list(given)
 
 
 class _RateColumn(TextColumn):
@@ -77,6 +89,25 @@ class RunReporter(Reporter):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._marks = (0.0, 0.0)
+        self._live = LiveStatus(run.path / STATUS)
+
+    def begin(self, settings: Mapping[str, Any], *, resumed: bool = False) -> None:
+        """Tell log and history what this process is and does."""
+        self.log(f"args = {dict(settings)}")
+        self.log(f"environment = {environment()}")
+        self.record(
+            {
+                "event": "process",
+                "arguments": command_arguments(),
+                "environment": environment(),
+                "resumed": resumed,
+            }
+        )
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        append_event(self.run.path / HISTORY, event)
+        if event["event"] == "epoch":
+            self._live.epoch = (event["epoch"] + 1, event["epochs"])
 
     def log(self, line: str) -> None:
         self.run.log(line)
@@ -91,6 +122,7 @@ class RunReporter(Reporter):
         self.phase = phase
         self.position = (done, total)
         self._marks = (time.perf_counter(), time.process_time())
+        self._live.start(phase, done, total)
         if self.console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -109,6 +141,7 @@ class RunReporter(Reporter):
     def advance(self, accuracy: float | None = None) -> None:
         done, total = self.position
         self.position = (done + 1, total)
+        self._live.advance(done + 1, accuracy)
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task)
             if accuracy is not None:
@@ -116,12 +149,22 @@ class RunReporter(Reporter):
 
     def finish(self) -> None:
         self._account()
+        self._live.stop()
+        self.record(
+            {
+                "event": "phase",
+                "phase": self.phase,
+                "seconds": self.seconds[self.phase],
+                "cpu_seconds": self.cpu_seconds[self.phase],
+            }
+        )
         self.phase = ""
 
     def close(self) -> None:
         """End the phase under way, however it ended; the terminal is usable again."""
         if self.phase:
             self._account()
+            self._live.stop()
 
     def spent(self) -> dict[str, dict[str, float]]:
         """Wall and CPU seconds by phase up to now."""

@@ -3,37 +3,23 @@
 
 from __future__ import annotations
 
-import platform
+import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from darts_fast import __version__, cpu_capability
 from darts_fast.cli.console import RunReporter
 from darts_fast.data import Dataset
 from darts_fast.derive import build_derived
-from darts_fast.derive.train import TrainConfig, TrainProgress, train_network
+from darts_fast.derive.train import EpochResult, TrainConfig, TrainProgress, train_network
 from darts_fast.runs import RunDirectory, atomic_save
 from darts_fast.search import Interrupted, genotype_text
 from darts_fast.seeding import seed_everything
 from darts_fast.spaces import Genotype
 
-__all__ = ["check_derived", "environment", "train_derived"]
-
-
-def environment() -> dict[str, Any]:
-    """What the numbers of a run depend on beside its configuration."""
-    return {
-        "darts_fast": __version__,
-        "torch": torch.__version__,
-        "python": platform.python_version(),
-        "machine": platform.machine(),
-        "system": platform.system(),
-        "cpu_capability": cpu_capability(),
-        "threads": torch.get_num_threads(),
-    }
+__all__ = ["check_derived", "train_derived"]
 
 
 def check_derived(
@@ -109,8 +95,31 @@ def train_derived(
             raise Interrupted
 
     batches = -(-len(data.train) // config.batch_size)
+    mark = time.perf_counter()
+
+    def trained(epoch: EpochResult) -> None:
+        nonlocal mark
+        since, mark = mark, time.perf_counter()
+        reporter.record(
+            {
+                "event": "epoch",
+                "phase": phase,
+                "epoch": epoch.epoch,
+                "epochs": config.epochs,
+                "steps": batches,
+                "seconds": round(mark - since, 4),  # with the evaluation on the test images
+                "learning_rate": epoch.learning_rate,
+                "train_loss": epoch.train_loss,
+                "train_acc": epoch.train_accuracy,
+                "valid_loss": epoch.test_loss,
+                "valid_acc": epoch.test_accuracy,
+            }
+        )
+
     reporter.start(phase, config.epochs * batches)
-    result = train_network(net, data, config, progress=progress, log=reporter.log)
+    result = train_network(
+        net, data, config, progress=progress, log=reporter.log, epoch_done=trained
+    )
     reporter.finish()
     path = run.path / f"network-{label}.pt"
     atomic_save(

@@ -5,7 +5,6 @@ process go on.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -13,12 +12,13 @@ from typing import Any
 import torch
 from rich.table import Table
 
-from darts_fast.cli.console import RunReporter
-from darts_fast.cli.derive import check_derived, environment, train_derived
+from darts_fast.cli.console import RunReporter, command_arguments
+from darts_fast.cli.derive import check_derived, train_derived
 from darts_fast.cli.options import with_cutout
 from darts_fast.cli.selecting import selection_config
 from darts_fast.data import Dataset
 from darts_fast.derive.train import TrainConfig
+from darts_fast.environment import environment
 from darts_fast.nn import build_supernet
 from darts_fast.report import draw_genotype
 from darts_fast.runs import (
@@ -102,8 +102,7 @@ class Pipeline:
         self.search.snapshot = lambda epoch: self._snapshot(epoch, run)
         if resume:
             self._load(run, reporter)
-        reporter.log(f"args = {dict(self.settings)}")
-        reporter.log(f"environment = {environment()}")
+        reporter.begin(self.settings, resumed=resume)
         parameters = sum(parameter.numel() for parameter in self.net.parameters())
         reporter.log(f"param size = {parameters / 1e6:f}MB")
         try:
@@ -195,7 +194,7 @@ class Pipeline:
         run.write_json(
             RESULTS,
             {
-                "arguments": sys.argv[1:],
+                "arguments": command_arguments(),
                 "environment": environment(),
                 "genotype": genotype_text(result.genotype),
                 "magnitude_genotype": genotype_text(result.magnitude),

@@ -10,7 +10,7 @@ from typing import Any
 import click
 
 from darts_fast.cli.console import RunReporter, stop_signals
-from darts_fast.cli.derive import check_derived, environment, train_derived
+from darts_fast.cli.derive import check_derived, train_derived
 from darts_fast.cli.options import (
     CONTEXT,
     common_options,
@@ -21,6 +21,7 @@ from darts_fast.cli.options import (
 )
 from darts_fast.data import load_data
 from darts_fast.derive.train import TrainConfig
+from darts_fast.environment import environment
 from darts_fast.report import draw_genotype
 from darts_fast.runs import GENOTYPE, RESULTS
 from darts_fast.search import Interrupted, genotype_text
@@ -94,8 +95,7 @@ def train(ctx: click.Context, **_: Any) -> None:
     run = open_run(ctx, {**settings, "arch": genotype_text(genotype)})
     run.write_text(GENOTYPE, genotype_text(genotype) + "\n")
     reporter = RunReporter(run)
-    reporter.log(f"args = {settings}")
-    reporter.log(f"environment = {environment()}")
+    reporter.begin(settings)
     with stop_signals(reporter):
         try:
             row = train_derived("given", genotype, data, config, reporter, run, **sizes)

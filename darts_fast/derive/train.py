@@ -114,6 +114,7 @@ def train_network(
     *,
     progress: Callable[[TrainProgress], None] | None = None,
     log: Callable[[str], None] | None = None,
+    epoch_done: Callable[[EpochResult], None] | None = None,
 ) -> TrainResult:
     """Train `net` in place on data.train with data.augmentation, evaluate it on data.test.
 
@@ -126,6 +127,7 @@ def train_network(
     net: maps float32 [b, 3, H, W] to logits or (logits, auxiliary logits or None); it is trained on
     the device it is on.
     progress: called after each step. log: called with the lines that the DARTS code logs.
+    epoch_done: called after each epoch.
     All draws come from config.seed; the global random state of torch is left as it was.
     Raises DivergenceError when the loss is not finite, ValueError for fewer than two images.
     """
@@ -169,6 +171,8 @@ def train_network(
             history.append(
                 EpochResult(epoch, rate, drop_path, loss, accuracy, test_loss, test_accuracy)
             )
+            if epoch_done is not None:
+                epoch_done(history[-1])
     tested = [result.test_accuracy for result in history if result.test_accuracy is not None]
     return TrainResult(tested[-1], max(tested), history)
 
