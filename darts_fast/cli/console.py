@@ -149,22 +149,12 @@ class RunReporter(Reporter):
 
     def finish(self) -> None:
         self._account()
-        self._live.stop()
-        self.record(
-            {
-                "event": "phase",
-                "phase": self.phase,
-                "seconds": self.seconds[self.phase],
-                "cpu_seconds": self.cpu_seconds[self.phase],
-            }
-        )
         self.phase = ""
 
     def close(self) -> None:
         """End the phase under way, however it ended; the terminal is usable again."""
         if self.phase:
             self._account()
-            self._live.stop()
 
     def spent(self) -> dict[str, dict[str, float]]:
         """Wall and CPU seconds by phase up to now."""
@@ -197,6 +187,15 @@ class RunReporter(Reporter):
         spent = self.spent()
         self.seconds, self.cpu_seconds = spent["seconds"], spent["cpu_seconds"]
         self._marks = (time.perf_counter(), time.process_time())
+        self._live.stop()
+        self.record(
+            {
+                "event": "phase",
+                "phase": self.phase,
+                "seconds": self.seconds[self.phase],
+                "cpu_seconds": self.cpu_seconds[self.phase],
+            }
+        )
 
 
 @contextmanager

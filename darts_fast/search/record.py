@@ -12,7 +12,7 @@ from darts_fast.search.reporter import Reporter
 from darts_fast.search.trainer import Trainer
 from darts_fast.selection import Decision
 
-__all__ = ["EpochEvent", "DecisionRecorder"]
+__all__ = ["DecisionRecorder", "EpochEvent"]
 
 
 class EpochEvent:
