@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``darts-fast search | train | analyze | bench | doctor``."""
+"""The command line: ``darts-fast search | train | report | analyze | bench | doctor``."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ from darts_fast.cli.analyze import analyze
 from darts_fast.cli.bench import bench
 from darts_fast.cli.console import Stopped
 from darts_fast.cli.doctor import doctor
+from darts_fast.cli.report import report
 from darts_fast.cli.search import search
 from darts_fast.cli.train import train
 from darts_fast.derive.train import DivergenceError
@@ -46,7 +47,7 @@ def cli() -> None:
     """
 
 
-for command in (search, train, analyze, bench, doctor):
+for command in (search, train, report, analyze, bench, doctor):
     cli.add_command(command)
 
 

@@ -35,8 +35,8 @@ _TOP = 0.72
 _BOTTOM = 0.4
 _CHARACTER = 0.075  # of the summary's font, on average
 
-_TERMINAL = "#d9f2dc"
-_NODE_FILL = "#fff3bf"
+TERMINAL_FILL = "#d9f2dc"
+NODE_FILL = "#fff3bf"
 
 # Fill and edge of an operation's box, by the first part of its name that matches.
 _COLOURS: tuple[tuple[str, str, str], ...] = (
@@ -110,7 +110,7 @@ def cell_figure(genotype: Genotype | str, *, title: str | None = None) -> Figure
     head = 0.45 if title else 0.0
     width = max(plan.width for plan in plans)
     height = head + sum(plan.height for plan in plans)
-    figure = new_figure(width, height, layout=None)
+    figure = new_figure(width, height, arranged=False)
     figure.set_facecolor(PAPER)
     if title:
         figure.text(0.5, 1 - 0.28 / height, title, ha="center", va="center", size=13, color=INK)
@@ -162,7 +162,8 @@ def _darts_plan(
     )
 
 
-def _colours(op: str) -> tuple[str, str]:
+def op_colours(op: str) -> tuple[str, str]:
+    """Fill and edge of an operation's box."""
     return next(
         ((fill, edge) for prefix, fill, edge in _COLOURS if op.startswith(prefix)),
         (PAPER, INK),
@@ -187,10 +188,10 @@ def _draw_cell(axes: Axes, plan: _CellPlan) -> None:
             _operation(axes, op, (trunks[index], y), rows[source], plan.reduction and source < 2)
     for index, name in enumerate(plan.node_names):
         centre = (trunks[index], rows[first + index])
-        axes.add_patch(Circle(centre, _NODE, facecolor=_NODE_FILL, edgecolor=INK, lw=1.4, zorder=6))
+        axes.add_patch(Circle(centre, _NODE, facecolor=NODE_FILL, edgecolor=INK, lw=1.4, zorder=6))
         axes.text(*centre, name, ha="center", va="center", size=10.5, color=INK, zorder=7)
     for state, name in enumerate(plan.inputs):
-        _pill(axes, (_LEFT - 0.43, rows[state]), name, _TERMINAL)
+        _pill(axes, (_LEFT - 0.43, rows[state]), name, TERMINAL_FILL)
     _output(axes, plan, rows, end)
     axes.text(0.22, -0.24, plan.title, ha="left", va="center", size=12, weight="bold", color=INK)
     axes.text(
@@ -246,7 +247,7 @@ def _tap(trunk: float) -> float:
 
 
 def _operation(axes: Axes, op: str, trunk: tuple[float, float], rail: float, strided: bool) -> None:
-    fill, edge = _colours(op)
+    fill, edge = op_colours(op)
     x, y = trunk
     tap = _tap(x)
     left = tap + 0.14
@@ -301,4 +302,4 @@ def _output(axes: Axes, plan: _CellPlan, rows: Sequence[float], end: float) -> N
         axes.plot([end] * 2, [max(joined), min(joined)], color=INK, lw=4, zorder=5)
     colour = INK if len(joined) > 1 else RAIL
     axes.plot([end, end + 0.2], [middle] * 2, color=colour, lw=1.6, zorder=1)
-    _pill(axes, (end + 0.5, middle), plan.output_name, _TERMINAL)
+    _pill(axes, (end + 0.5, middle), plan.output_name, TERMINAL_FILL)

@@ -15,6 +15,7 @@ import torch
 from darts_fast.history import HISTORY, read_events
 from darts_fast.runs import CONFIG, GENOTYPE, RESULTS, RunDirectory, RunDirectoryError
 from darts_fast.selection import Decision
+from darts_fast.selection.schedule import topology_nodes
 from darts_fast.spaces import SPACES, Genotype, Space, read_genotype
 
 __all__ = ["Run", "open_runs"]
@@ -118,6 +119,17 @@ class Run:
         return [phase for phase in dict.fromkeys(phases) if phase.startswith("train ")]
 
     @property
+    def steps_per_second(self) -> dict[str, float]:
+        """Training steps by kind of phase: ``search``, ``tune``, ``train LABEL``."""
+        found = {}
+        for phase in ("search", "tune", *self.trained_phases):
+            timed = [event for event in self.epochs(phase) if event.get("seconds")]
+            if timed:
+                steps = sum(int(event["steps"]) for event in timed)
+                found[phase] = steps / sum(float(event["seconds"]) for event in timed)
+        return found
+
+    @property
     def derived(self) -> list[dict[str, Any]]:
         """A row for every network that was trained to its end."""
         return list((self.results or {}).get("derived", []))
@@ -134,13 +146,21 @@ class Run:
         ]
 
     @property
+    def total_decisions(self) -> int:
+        """Of the whole selection: the edges and, where topology is selected, the nodes."""
+        if self.space is None:
+            return 0
+        places = self.space.num_edges + len(topology_nodes(self.space))
+        return len(self.space.cell_types) * places
+
+    @property
     def decision_seconds(self) -> list[float | None]:
         """What each decision took, as far as it is known."""
         found = [event.get("seconds") for event in self.events if event["event"] == "decision"]
         return found or [None] * len(self.decisions)
 
     def weights(self, cell_type: str) -> tuple[list[int], torch.Tensor]:
-        """``softmax(alpha)`` after each epoch of the search: epochs (from 1), [epochs, edges, ops]."""
+        """Search epochs (from 1) and ``softmax(alpha)`` after each, [epochs, edges, ops]."""
         found = [event for event in self.epochs("search") if event.get("alphas")]
         tables = [torch.tensor(event["alphas"][cell_type]) for event in found]
         weights = torch.stack(tables).softmax(-1) if tables else torch.empty(0)

@@ -115,7 +115,7 @@ _OPERATIONS: tuple[tuple[str, str, Any], ...] = (
     ("noise", "#b3273b", DASHES[2]),
 )
 
-_RC = {
+_RC: dict[Any, Any] = {
     "font.family": "DejaVu Sans",
     "font.size": 8,
     "axes.edgecolor": RAIL,
@@ -164,9 +164,9 @@ def op_style(op: str) -> tuple[str, Any]:
     )
 
 
-def new_figure(width: float, height: float, *, layout: str | None = "constrained") -> Figure:
-    """An empty figure; width and height in inches."""
-    figure = Figure(figsize=(width, height), layout=layout)
+def new_figure(width: float, height: float, *, arranged: bool = True) -> Figure:
+    """An empty figure, width and height in inches; `arranged` lets matplotlib place its parts."""
+    figure = Figure(figsize=(width, height), layout="constrained" if arranged else None)
     FigureCanvasAgg(figure)
     return figure
 
@@ -231,7 +231,7 @@ def adapted_svg(text: str, name: str, label: str) -> str:
     if found is None:
         raise ValueError(f"picture {name}: must be an SVG file, got {text[:40]!r}")
     attributes, body = found.groups()
-    body = re.sub(r"<(metadata|title)\b.*?</\1>|<!--.*?-->", "", body, flags=re.DOTALL)
+    body = re.sub(r"<(metadata|title|style)\b.*?</\1>|<!--.*?-->", "", body, flags=re.DOTALL)
     body = re.sub(r'\bid="([^"]+)"', rf'id="{name}-\1"', body)
     body = re.sub(r"url\(#([^)]+)\)", rf"url(#{name}-\1)", body)
     body = re.sub(r'xlink:href="#([^"]+)"', rf'href="#{name}-\1"', body)
