@@ -256,7 +256,7 @@ def test_several_runs_stand_side_by_side(pair: Path) -> None:
     assert page.text.count("run (2)") >= 8
     labels = [attrs.get("aria-label") or "" for tag, attrs in page.tags if tag == "svg"]
     assert len(set(labels)) == len(labels)
-    for cell in ("normal cell of run (2)", "reduce cell of run (2)", "cell of run"):
+    for cell in ("normal cell of run (2)", "reduction cell of run (2)", "cell of run"):
         assert any(label.startswith(f"Scores of the {cell}") for label in labels)
 
 

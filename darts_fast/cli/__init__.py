@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``darts-fast search | train | report | analyze | bench | doctor``."""
+"""The command line: ``darts-fast search | train | compare | report | analyze | bench | doctor``."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ import click
 from darts_fast import __version__
 from darts_fast.cli.analyze import analyze
 from darts_fast.cli.bench import bench
+from darts_fast.cli.compare import compare
 from darts_fast.cli.console import Stopped
 from darts_fast.cli.doctor import doctor
 from darts_fast.cli.report import report
@@ -47,7 +48,7 @@ def cli() -> None:
     """
 
 
-for command in (search, train, report, analyze, bench, doctor):
+for command in (search, train, compare, report, analyze, bench, doctor):
     cli.add_command(command)
 
 

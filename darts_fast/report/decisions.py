@@ -25,8 +25,8 @@ class DecisionRow:
         number, epoch: of the decision from 1, and of the tuning from 0.
         place: which edge or node of which cell.
         chosen: what was kept.
-        score, runner_up: of the chosen operation, and of the next best one; of a node what each
-            round let go.
+        score, runner_up: of the chosen operation, and of the next best one; of a node the edges
+            let go, with their scores.
         images: most images that a candidate was scored on.
         outcome: of the race, or ``full``.
         seconds: that it took, where that is known.
@@ -94,13 +94,13 @@ def _row(run: Run, number: int, decision: Decision, seconds: float | None) -> De
         score, runner_up = _op_scores(run, decision)
     else:
         place = f"{where}node {decision.place}"
-        score, runner_up = _let_go(run, decision), ""
+        score, runner_up = "", _let_go(run, decision)
     return DecisionRow(
         number=number,
         epoch=decision.epoch,
         place=place,
         chosen=", ".join(_candidate(run, decision, one) for one in decision.chosen),
-        score=score or "nothing to choose",
+        score=score if score or runner_up else "nothing to choose",
         runner_up=runner_up,
         images=f"{decision.images:,}" if decision.images else "",
         outcome=", ".join(dict.fromkeys(decision.outcomes)),
@@ -144,7 +144,7 @@ def _let_go(run: Run, decision: Decision) -> str:
             if candidate not in later:
                 number = _number(run, decision, value, error)
                 words.append(f"{_candidate(run, decision, candidate)} {number}")
-    return "let go: " + "; ".join(words) if words else ""
+    return "; ".join(words)
 
 
 def _number(run: Run, decision: Decision, value: float, error: float) -> str:

@@ -18,7 +18,7 @@ from darts_fast.selection import Decision
 from darts_fast.selection.schedule import topology_nodes
 from darts_fast.spaces import SPACES, Genotype, Space, read_genotype
 
-__all__ = ["Run", "open_runs"]
+__all__ = ["Run", "cell_name", "open_runs"]
 
 _COMMANDS = ("search", "train")
 _DECISION = {field.name for field in fields(Decision)}
@@ -224,3 +224,8 @@ def open_runs(paths: Sequence[str | Path]) -> list[Run]:
             name = f"{base} ({number})"
         runs.append(Run.read(path, name))
     return runs
+
+
+def cell_name(cell_type: str) -> str:
+    """``normal cell``, ``reduction cell`` or ``cell``, for a title."""
+    return {"normal": "normal cell", "reduce": "reduction cell"}.get(cell_type, cell_type)

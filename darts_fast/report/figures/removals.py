@@ -13,7 +13,7 @@ from matplotlib.colors import BoundaryNorm, ListedColormap
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
 
-from darts_fast.report.run import Run
+from darts_fast.report.run import Run, cell_name
 from darts_fast.report.theme import (
     HEAT,
     INK,
@@ -148,8 +148,7 @@ def removal_heat_map(run: Run, cell_type: str) -> Figure | None:
         )
     _ticks(axes, run, cell_type, rows)
     _scale(figure, axes, ScalarMappable(norm, colours), unit)
-    title = "Cell" if cell_type == "cell" else f"{cell_type.capitalize()} cell"
-    axes.set_title(f"{title}: {what}, {unit}", loc="left")
+    axes.set_title(f"{cell_name(cell_type).capitalize()}: {what}, {unit}", loc="left")
     return figure
 
 

@@ -15,7 +15,7 @@ from darts_fast.report.figures import (
 )
 from darts_fast.report.page import missing
 from darts_fast.report.page.gallery import Gallery, Picture
-from darts_fast.report.run import Run
+from darts_fast.report.run import Run, cell_name
 from darts_fast.search import genotype_text
 from darts_fast.spaces import skip_connections
 
@@ -111,7 +111,7 @@ def _trained(run: Run, gallery: Gallery) -> Topic:
 def _weights(run: Run, gallery: Gallery) -> Topic:
     topic = Topic(missing=missing.no_weights(run))
     for cell_type in run.space.cell_types if run.space else ():
-        which = "cell" if cell_type == "cell" else f"{cell_type} cell"
+        which = cell_name(cell_type)
         topic.pictures += gallery.add(
             alpha_curves(run, cell_type),
             f"{run.name}-weights-{cell_type}",
@@ -126,7 +126,7 @@ def _scores(run: Run, gallery: Gallery) -> Topic:
     topic = Topic(missing=missing.no_scores(run))
     for cell_type in run.space.cell_types if run.space else ():
         what, unit = score_meaning(run, cell_type)
-        which = "cell" if cell_type == "cell" else f"{cell_type} cell"
+        which = cell_name(cell_type)
         topic.pictures += gallery.add(
             removal_heat_map(run, cell_type),
             f"{run.name}-scores-{cell_type}",
