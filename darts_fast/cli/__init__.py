@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``darts-fast search | train | compare | report | analyze | bench | doctor``."""
+"""The command line, ``darts-fast COMMAND``."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from darts_fast.cli.console import Stopped
 from darts_fast.cli.doctor import doctor
 from darts_fast.cli.report import report
 from darts_fast.cli.search import search
+from darts_fast.cli.status import status
 from darts_fast.cli.train import train
 from darts_fast.derive.train import DivergenceError
 from darts_fast.search import NonFiniteLossError
@@ -48,7 +49,7 @@ def cli() -> None:
     """
 
 
-for command in (search, train, compare, report, analyze, bench, doctor):
+for command in (search, train, status, compare, report, analyze, bench, doctor):
     cli.add_command(command)
 
 
@@ -62,7 +63,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if argv is None else list(argv)
     invocation = Invocation(arguments)
     try:
-        status = cli.main(
+        result = cli.main(
             args=list(arguments),
             prog_name="darts-fast",
             standalone_mode=False,
@@ -78,7 +79,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_one_line(error), USER_ERROR, debug=invocation.debug)
     except (NonFiniteLossError, DivergenceError, FloatingPointError) as error:
         return _fail(_one_line(error), FAILED, debug=invocation.debug)
-    return status if isinstance(status, int) else 0
+    return result if isinstance(result, int) else 0
 
 
 def _one_line(error: Exception) -> str:

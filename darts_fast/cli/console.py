@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
@@ -29,6 +30,7 @@ from rich.progress import (
 from rich.text import Text
 
 from darts_fast.cli.live import LiveStatus
+from darts_fast.cli.scalars import Scalars
 from darts_fast.environment import environment
 from darts_fast.history import HISTORY, append_event
 from darts_fast.runs import STATUS, RunDirectory
@@ -90,11 +92,14 @@ class RunReporter(Reporter):
         self._task: TaskID | None = None
         self._marks = (0.0, 0.0)
         self._live = LiveStatus(run.path / STATUS)
+        self._scalars: Scalars | None = None
 
     def begin(self, settings: Mapping[str, Any], *, resumed: bool = False) -> None:
         """Tell log and history what this process is and does."""
         self.log(f"args = {dict(settings)}")
         self.log(f"environment = {environment()}")
+        if settings.get("tensorboard"):
+            self._scalars = Scalars(self.run.path, resumed=resumed)
         self.record(
             {
                 "event": "process",
@@ -106,8 +111,10 @@ class RunReporter(Reporter):
 
     def record(self, event: Mapping[str, Any]) -> None:
         append_event(self.run.path / HISTORY, event)
+        if self._scalars is not None:
+            self._scalars.write(event)
         if event["event"] == "epoch":
-            self._live.epoch = (event["epoch"] + 1, event["epochs"])
+            self._epoch_done(event["epoch"] + 1, event["epochs"])
 
     def log(self, line: str) -> None:
         self.run.log(line)
@@ -155,6 +162,8 @@ class RunReporter(Reporter):
         """End the phase under way, however it ended; the terminal is usable again."""
         if self.phase:
             self._account()
+        if self._scalars is not None:
+            self._scalars.close()
 
     def spent(self) -> dict[str, dict[str, float]]:
         """Wall and CPU seconds by phase up to now."""
@@ -179,6 +188,16 @@ class RunReporter(Reporter):
             f"{how_to_go_on}",
             self.signum,
         )
+
+    def _epoch_done(self, epoch: int, epochs: int) -> None:
+        """Show how far the phase has come, how fast it is, and how long it will take."""
+        self._live.epoch = (epoch, epochs)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=f"{self.phase} {epoch}/{epochs}")
+        elif (rate := self._live.per_second) is not None:
+            done, total = self.position
+            left = timedelta(seconds=round((total - done) / rate))
+            self.say(f"{self.phase}: epoch {epoch} of {epochs}, {rate:.1f} steps/s, {left} left")
 
     def _account(self) -> None:
         if self._progress is not None:

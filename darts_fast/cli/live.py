@@ -49,19 +49,24 @@ class LiveStatus:
         if time.perf_counter() - self._written >= EVERY:
             self._write("running")
 
+    @property
+    def per_second(self) -> float | None:
+        """Steps that this process does in a second of this phase; None before the first."""
+        seconds = time.perf_counter() - self._began[0]
+        steps = self._state.get("done", 0) - self._began[1]
+        return steps / seconds if steps > 0 and seconds > 0 else None
+
     def stop(self) -> None:
         """The phase is over, at its end or before."""
         self._write("stopped")
 
     def _write(self, state: str) -> None:
         self._written = time.perf_counter()
-        seconds = self._written - self._began[0]
-        steps = self._state["done"] - self._began[1]
         value = {
             **self._state,
             "state": state,
             "epoch": self.epoch,
-            "per_second": steps / seconds if steps and seconds > 0 else None,
+            "per_second": self.per_second,
             "pid": os.getpid(),
             "time": time.time(),
         }

@@ -71,7 +71,7 @@ debug_option: Decorator = click.option(
 
 
 def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """``--data --limit --seed --threads --save --overwrite --config --debug``."""
+    """``--data --limit --seed --threads --save --tensorboard --overwrite --config --debug``."""
     options: list[Decorator] = [
         click.option(
             "--data",
@@ -91,6 +91,11 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
             "--save",
             metavar="RUN_DIR",
             help="The run's directory.  [default: a new one under runs/]",
+        ),
+        click.option(
+            "--tensorboard",
+            is_flag=True,
+            help="Write scalars to RUN_DIR/tensorboard; needs tensorboard or tensorboardX.",
         ),
         click.option("--overwrite", is_flag=True, help="Accept a run directory that is not empty."),
         click.option(

@@ -19,6 +19,7 @@ from darts_fast.cli.options import (
     with_options,
 )
 from darts_fast.cli.pipeline import Pipeline
+from darts_fast.cli.scalars import check_scalars
 from darts_fast.cli.selecting import selection_options
 from darts_fast.data import load_data
 from darts_fast.search import METHODS, SAMPLINGS
@@ -105,6 +106,7 @@ def search(ctx: click.Context, **_: Any) -> None:
     config.json, genotype.txt, results.json, checkpoint.pt and pictures of the cells.
     """
     settings = fill_in_config(ctx)
+    check_scalars(settings)
     set_threads(settings["threads"])
     data = load_data(settings["data"], limit=settings["limit"])
     cutout = settings["cutout_length"] if settings["cutout"] else None

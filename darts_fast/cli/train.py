@@ -19,6 +19,7 @@ from darts_fast.cli.options import (
     set_threads,
     with_cutout,
 )
+from darts_fast.cli.scalars import check_scalars
 from darts_fast.data import load_data
 from darts_fast.derive.train import TrainConfig
 from darts_fast.environment import environment
@@ -70,6 +71,7 @@ def _read_arch(source: str) -> Genotype | str:
 def train(ctx: click.Context, **_: Any) -> None:
     """Train the network of one genotype with the DARTS recipe."""
     settings = fill_in_config(ctx)
+    check_scalars(settings)
     set_threads(settings["threads"])
     genotype = _read_arch(settings["arch"])
     data = load_data(settings["data"], limit=settings["limit"])
