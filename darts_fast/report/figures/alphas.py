@@ -13,7 +13,6 @@ from darts_fast.report.theme import (
     label_axes,
     new_figure,
     op_style,
-    series_styles,
     themed,
 )
 
@@ -37,7 +36,6 @@ def alpha_curves(run: Run, cell_type: str) -> Figure | None:
     figure = new_figure(width, 1.15 * len(rows) + 0.75)
     grid = figure.subplots(len(rows), columns, squeeze=False, sharex=True, sharey=True)
     names = space.primitives[cell_type]
-    same = len(set(names)) == 1
     used: dict[str, Line2D] = {}
     for row, edges in enumerate(rows):
         for column, axes in enumerate(grid[row]):
@@ -47,19 +45,13 @@ def alpha_curves(run: Run, cell_type: str) -> Figure | None:
             edge = edges[column]
             for op, name in enumerate(names[edge]):
                 colour, dash = op_style(name)
-                if not same:  # the edges of s1 differ: its first and its second operation
-                    colour, _, dash = series_styles(len(names[edge]))[op]
                 thick = 1.7 if name == "skip_connect" else 1.1
                 marker = "o" if len(epochs) == 1 else ""
                 style = {"color": colour, "ls": dash, "lw": thick, "marker": marker, "ms": 2.5}
                 (line,) = axes.plot(epochs, weights[:, edge, op], **style)
-                used.setdefault(name if same else f"operation {op}", line)
-            title = "{}\u2192{}".format(*space.edges[edge])
-            if not same:
-                title += " " + ", ".join(names[edge])
-            label_axes(axes, title, "", "")
-            axes.title.set_fontsize(7.5 if same else 5)
-            axes.tick_params(labelbottom=row + 1 == len(rows) or column >= len(rows[row + 1]))
+                used.setdefault(name, line)
+            label_axes(axes, "{}\u2192{}".format(*space.edges[edge]), "", "")
+            axes.title.set_fontsize(7.5)
             axes.xaxis.set_major_locator(MaxNLocator(nbins=4, integer=True))
     figure.supxlabel("epoch of the search", fontsize=8)
     figure.supylabel("weight, softmax(alpha)", fontsize=8)

@@ -126,14 +126,15 @@ def removal_heat_map(run: Run, cell_type: str) -> Figure | None:
     if not rows or space is None:
         return None
     count = space.num_ops
-    width = min(PAPER_WIDTH, 0.8 * count + 1.6)
-    figure = new_figure(width, 0.36 * len(rows) + 1.25)
+    differ = len(set(space.primitives[cell_type])) > 1  # then the edges are named with them
+    width = min(PAPER_WIDTH, max(0.8 * count + 1.6, 5.4 if differ else 4.6))
+    figure = new_figure(width, 0.36 * max(len(rows), 5) + 1.25)
     axes = figure.subplots()
     harm = np.full((len(rows), count), np.nan)
     for line, row in enumerate(rows):
         harm[line, row.ops] = [value if math.isfinite(value) else np.nan for value in row.harm]
-    most = float(np.nanmax(harm)) if np.isfinite(harm).any() else 0.0
-    bounds = np.linspace(0, most or 1.0, len(HEAT) + 1)
+    most = (float(np.nanmax(harm)) if np.isfinite(harm).any() else 0.0) or 1.0
+    bounds = np.linspace(0, most, len(HEAT) + 1)
     norm = BoundaryNorm(bounds, len(HEAT))
     colours = ListedColormap(HEAT)
     axes.pcolormesh(
@@ -147,7 +148,7 @@ def removal_heat_map(run: Run, cell_type: str) -> Figure | None:
             Rectangle((row.chosen + 0.03, line + 0.06), 0.94, 0.88, fill=False, ec=FRAME, lw=1.7)
         )
     _ticks(axes, run, cell_type, rows)
-    _scale(figure, axes, ScalarMappable(norm, colours), unit)
+    _scale(figure, axes, ScalarMappable(norm, colours), most, unit)
     axes.set_title(f"{cell_name(cell_type).capitalize()}: {what}, {unit}", loc="left")
     return figure
 
@@ -207,10 +208,13 @@ def _ticks(axes: Axes, run: Run, cell_type: str, rows: list[EdgeScores]) -> None
             side.set_visible(False)
 
 
-def _scale(figure: Figure, axes: Axes, mappable: ScalarMappable, unit: str) -> None:
+def _scale(figure: Figure, axes: Axes, mappable: ScalarMappable, most: float, unit: str) -> None:
     bar = figure.colorbar(
         mappable, ax=axes, location="bottom", aspect=40, shrink=0.7, pad=0.02, format="%.2g"
     )
     bar.set_label(f"worth beyond the least on the same edge, {unit}", size=7)
     bar.outline.set_visible(False)
+    if figure.get_figwidth() < 0.8 * PAPER_WIDTH:
+        bar.set_ticks([0.0, most])
+        bar.minorticks_off()
     bar.ax.tick_params(labelsize=6.5, length=0)

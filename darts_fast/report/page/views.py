@@ -19,6 +19,8 @@ from darts_fast.report.run import Run, cell_name
 from darts_fast.search import genotype_text
 from darts_fast.spaces import skip_connections
 
+_RACED = " In a race, a candidate that left it was scored on fewer images than the one kept."
+
 __all__ = ["RunView", "Topic", "number", "view_run"]
 
 
@@ -126,12 +128,14 @@ def _scores(run: Run, gallery: Gallery) -> Topic:
     topic = Topic(missing=missing.no_scores(run))
     for cell_type in run.space.cell_types if run.space else ():
         what, unit = score_meaning(run, cell_type)
+        raced = any(outcome != "full" for one in run.decisions for outcome in one.outcomes)
         which = cell_name(cell_type)
         topic.pictures += gallery.add(
             removal_heat_map(run, cell_type),
             f"{run.name}-scores-{cell_type}",
             f"Scores of the {which} of {run.name}: {what}",
             f"{what.capitalize()} ({unit}) when its edge was decided, with the standard error over "
-            "batches where there is one. Dark: worth more. Framed: kept.",
+            "batches where there is one. Stronger colour: worth more. Framed: kept."
+            + (_RACED if raced else ""),
         )
     return topic
