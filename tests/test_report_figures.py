@@ -25,7 +25,14 @@ from darts_fast.report.figures import (
     timing_bars,
 )
 from darts_fast.report.run import Run
-from darts_fast.report.theme import HEAT, SERIES, adapted_svg, colour_variables, op_style
+from darts_fast.report.theme import (
+    HEAT,
+    SERIES,
+    adapted_svg,
+    colour_variables,
+    op_style,
+    save_figure,
+)
 from darts_fast.spaces import DARTS_OPERATIONS, DARTS_V2, SPACES, skip_connections
 
 
@@ -194,6 +201,17 @@ def test_skips_and_times(tmp_path: Path) -> None:
 
 
 # theme
+
+
+def test_the_same_figure_gives_the_same_file(tmp_path: Path) -> None:
+    run = run_of(tmp_path, "nasbench201", results=finished())
+    for suffix in ("png", "svg", "pdf"):
+        files = []
+        for number in (1, 2):
+            figure = timing_bars([run])
+            assert figure is not None
+            files.append(save_figure(figure, tmp_path / f"{number}.{suffix}").read_bytes())
+        assert files[0] == files[1]
 
 
 def luminance(colour: str) -> float:
