@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -13,7 +12,8 @@ import torch
 from darts_fast.cli.console import RunReporter
 from darts_fast.data import Dataset
 from darts_fast.derive import build_derived
-from darts_fast.derive.train import EpochResult, TrainConfig, TrainProgress, train_network
+from darts_fast.derive.record import EpochEvents
+from darts_fast.derive.train import TrainConfig, TrainProgress, train_network
 from darts_fast.runs import RunDirectory, atomic_save
 from darts_fast.search import Interrupted, genotype_text
 from darts_fast.seeding import seed_everything
@@ -95,30 +95,15 @@ def train_derived(
             raise Interrupted
 
     batches = -(-len(data.train) // config.batch_size)
-    mark = time.perf_counter()
-
-    def trained(epoch: EpochResult) -> None:
-        nonlocal mark
-        since, mark = mark, time.perf_counter()
-        reporter.record(
-            {
-                "event": "epoch",
-                "phase": phase,
-                "epoch": epoch.epoch,
-                "epochs": config.epochs,
-                "steps": batches,
-                "seconds": round(mark - since, 4),  # with the evaluation on the test images
-                "learning_rate": epoch.learning_rate,
-                "train_loss": epoch.train_loss,
-                "train_acc": epoch.train_accuracy,
-                "valid_loss": epoch.test_loss,
-                "valid_acc": epoch.test_accuracy,
-            }
-        )
-
+    event_of = EpochEvents(phase, config.epochs, batches)
     reporter.start(phase, config.epochs * batches)
     result = train_network(
-        net, data, config, progress=progress, log=reporter.log, epoch_done=trained
+        net,
+        data,
+        config,
+        progress=progress,
+        log=reporter.log,
+        epoch_done=lambda epoch: reporter.record(event_of(epoch)),
     )
     reporter.finish()
     path = run.path / f"network-{label}.pt"
