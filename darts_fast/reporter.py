@@ -5,7 +5,8 @@ never asks for either.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from typing import Any
 
 __all__ = ["Interrupted", "NonFiniteLossError", "Reporter", "save_or_stop"]
 
@@ -23,6 +24,9 @@ class Reporter:
 
     def log(self, line: str) -> None:
         """One line for the log."""
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        """One event for the run's history, see `darts_fast.history`."""
 
     def start(self, phase: str, total: int, done: int = 0) -> None:
         """A phase of ``total`` steps begins, ``done`` of them behind it."""

@@ -22,6 +22,7 @@ from darts_fast.files import (
     load_saved,
     remove_temporary_files,
 )
+from darts_fast.history import HISTORY
 
 __all__ = ["RunDirectory", "RunDirectoryError", "read_json"]
 
@@ -31,6 +32,7 @@ CONFIG = "config.json"
 LOG = "log.txt"
 GENOTYPE = "genotype.txt"
 RESULTS = "results.json"
+STATUS = "status.json"
 LOCK = ".lock"
 
 
@@ -70,7 +72,7 @@ class RunDirectory:
         run.lock()
         if not overwrite:
             run._demand_empty()  # another process may have been faster
-        for name in (CONFIG, LOG, CHECKPOINT, PREVIOUS, GENOTYPE, RESULTS):
+        for name in (CONFIG, LOG, CHECKPOINT, PREVIOUS, GENOTYPE, RESULTS, HISTORY, STATUS):
             (run.path / name).unlink(missing_ok=True)
         return run
 

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The command line: ``darts-fast search | train | analyze | bench | doctor``."""
+"""The command line, ``darts-fast COMMAND``."""
 
 from __future__ import annotations
 
@@ -13,9 +13,12 @@ import click
 from darts_fast import __version__
 from darts_fast.cli.analyze import analyze
 from darts_fast.cli.bench import bench
+from darts_fast.cli.compare import compare
 from darts_fast.cli.console import Stopped
 from darts_fast.cli.doctor import doctor
+from darts_fast.cli.report import report
 from darts_fast.cli.search import search
+from darts_fast.cli.status import status
 from darts_fast.cli.train import train
 from darts_fast.reporter import NonFiniteLossError
 
@@ -28,8 +31,9 @@ KEYBOARD = 130
 
 @dataclass
 class Invocation:
-    """What the commands tell :func:`main`."""
+    """What :func:`main` and the commands tell each other."""
 
+    arguments: list[str]
     debug: bool = False
 
 
@@ -44,7 +48,7 @@ def cli() -> None:
     """
 
 
-for command in (search, train, analyze, bench, doctor):
+for command in (search, train, status, compare, report, analyze, bench, doctor):
     cli.add_command(command)
 
 
@@ -55,10 +59,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         where it was raised).
     130, 143: stopped by Ctrl-C or SIGTERM with the checkpoint saved.
     """
-    invocation = Invocation()
+    arguments = sys.argv[1:] if argv is None else list(argv)
+    invocation = Invocation(arguments)
     try:
-        status = cli.main(
-            args=None if argv is None else list(argv),
+        result = cli.main(
+            args=list(arguments),
             prog_name="darts-fast",
             standalone_mode=False,
             obj=invocation,
@@ -73,7 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _fail(_one_line(error), USER_ERROR, debug=invocation.debug)
     except (NonFiniteLossError, FloatingPointError) as error:
         return _fail(_one_line(error), FAILED, debug=invocation.debug)
-    return status if isinstance(status, int) else 0
+    return result if isinstance(result, int) else 0
 
 
 def _one_line(error: Exception) -> str:

@@ -55,7 +55,7 @@ from darts_fast.selection.analysis import (
     skip_gap,
     skip_points,
 )
-from darts_fast.spaces import Genotype
+from darts_fast.spaces import skip_connections
 
 __all__ = ["analyze"]
 
@@ -288,7 +288,7 @@ def trajectory(
                 "method": name,
                 "genotype": text,
                 "accuracy": score.accuracy if known is None else float(known[text]),
-                "skips": _skips(genotype),
+                "skips": skip_connections(genotype),
             }
             points.append(point)
             console.print(
@@ -314,12 +314,6 @@ def trajectory(
     label = "accuracy of the discretised supernet, %" if known is None else "accuracy, %"
     draw_trajectory(points, picture, accuracy=label, title=run.title)
     console.print(f"picture: {picture}", soft_wrap=True)
-
-
-def _skips(genotype: Genotype | str) -> int:
-    if isinstance(genotype, str):
-        return genotype.count("skip_connect~")
-    return sum(op == "skip_connect" for op, _ in (*genotype.normal, *genotype.reduce))
 
 
 def _number(value: float) -> float | None:

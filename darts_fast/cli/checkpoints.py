@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from darts_fast.cli.console import RunReporter, signals_heard
-from darts_fast.cli.environment import environment
+from darts_fast.environment import environment
 from darts_fast.reporter import Interrupted, NonFiniteLossError
 from darts_fast.runs import CHECKPOINT, PREVIOUS, RESULTS, RunDirectory, RunDirectoryError
 

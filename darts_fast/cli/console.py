@@ -7,12 +7,15 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from datetime import timedelta
 from types import FrameType
 from typing import Any
 
+import click
 from rich.console import Console
 from rich.progress import (
     BarColumn,
@@ -26,10 +29,14 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from darts_fast.runs import RunDirectory
+from darts_fast.cli.live import LiveStatus
+from darts_fast.cli.scalars import Scalars
+from darts_fast.environment import environment
+from darts_fast.history import HISTORY, append_event
+from darts_fast.runs import STATUS, RunDirectory
 from darts_fast.search import Reporter
 
-__all__ = ["RunReporter", "Stopped", "signals_heard"]
+__all__ = ["RunReporter", "Stopped", "command_arguments", "signals_heard"]
 
 # Lines that are for the log file: a selection writes hundreds of them.
 QUIET = ("valid_acc  ", "valid_loss ", "train ", "genotype = ")
@@ -41,6 +48,13 @@ class Stopped(Exception):  # noqa: N818  (a request, not an error)
     def __init__(self, message: str, signum: int) -> None:
         super().__init__(message)
         self.status = 128 + signum
+
+
+def command_arguments() -> list[str]:
+    """The words after ``darts-fast`` of this call."""
+    context = click.get_current_context(silent=True)
+    given = None if context is None else getattr(context.obj, "arguments", None)
+    return sys.argv[1:] if given is None else list(given)
 
 
 class _RateColumn(TextColumn):
@@ -84,6 +98,30 @@ class RunReporter(Reporter):
         self._progress: Progress | None = None
         self._task: TaskID | None = None
         self._marks = (0.0, 0.0)
+        self._live = LiveStatus(run.path / STATUS)
+        self._scalars: Scalars | None = None
+
+    def begin(self, settings: Mapping[str, Any], *, resumed: bool = False) -> None:
+        """Tell log and history what this process is and does."""
+        self.log(f"args = {dict(settings)}")
+        self.log(f"environment = {environment()}")
+        if settings.get("tensorboard"):
+            self._scalars = Scalars(self.run.path, resumed=resumed)
+        self.record(
+            {
+                "event": "process",
+                "arguments": command_arguments(),
+                "environment": environment(),
+                "resumed": resumed,
+            }
+        )
+
+    def record(self, event: Mapping[str, Any]) -> None:
+        append_event(self.run.path / HISTORY, event)
+        if self._scalars is not None:
+            self._scalars.write(event)
+        if event["event"] == "epoch":
+            self._epoch_done(event["epoch"] + 1, event["epochs"])
 
     def log(self, line: str) -> None:
         self.run.log(line)
@@ -98,6 +136,7 @@ class RunReporter(Reporter):
         self.phase = phase
         self.position = (done, total)
         self._marks = (time.perf_counter(), time.process_time())
+        self._live.start(phase, done, total)
         if self.console.is_terminal:
             self._progress = Progress(
                 TextColumn("{task.description}"),
@@ -116,6 +155,7 @@ class RunReporter(Reporter):
     def advance(self, accuracy: float | None = None) -> None:
         done, total = self.position
         self.position = (done + 1, total)
+        self._live.advance(done + 1, accuracy)
         if self._progress is not None and self._task is not None:
             self._progress.advance(self._task)
             if accuracy is not None:
@@ -129,6 +169,8 @@ class RunReporter(Reporter):
         """End the phase under way, however it ended; the terminal is usable again."""
         if self.phase:
             self._account()
+        if self._scalars is not None:
+            self._scalars.close()
 
     def spent(self) -> dict[str, dict[str, float]]:
         """Wall and CPU seconds by phase up to now."""
@@ -164,6 +206,16 @@ class RunReporter(Reporter):
             self.signum,
         )
 
+    def _epoch_done(self, epoch: int, epochs: int) -> None:
+        """Show how far the phase has come, how fast it is, and how long it will take."""
+        self._live.epoch = (epoch, epochs)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, description=f"{self.phase} {epoch}/{epochs}")
+        elif (rate := self._live.per_second) is not None:
+            done, total = self.position
+            left = timedelta(seconds=round((total - done) / rate))
+            self.say(f"{self.phase}: epoch {epoch} of {epochs}, {rate:.1f} steps/s, {left} left")
+
     def _account(self) -> None:
         if self._progress is not None:
             self._progress.stop()
@@ -171,6 +223,15 @@ class RunReporter(Reporter):
         spent = self.spent()
         self.seconds, self.cpu_seconds = spent["seconds"], spent["cpu_seconds"]
         self._marks = (time.perf_counter(), time.process_time())
+        self._live.stop()
+        self.record(
+            {
+                "event": "phase",
+                "phase": self.phase,
+                "seconds": self.seconds[self.phase],
+                "cpu_seconds": self.cpu_seconds[self.phase],
+            }
+        )
 
 
 @contextmanager

@@ -14,6 +14,7 @@ from darts_fast.cli.checkpoints import of_this_run
 from darts_fast.cli.console import RunReporter
 from darts_fast.data import Dataset
 from darts_fast.derive import build_derived
+from darts_fast.derive.record import EpochEvents
 from darts_fast.derive.train import NetworkTraining, TrainConfig, TrainProgress
 from darts_fast.files import atomic_save
 from darts_fast.reporter import save_or_stop
@@ -108,13 +109,18 @@ def train_derived(
         reporter.advance(step.accuracy)
         save_or_stop(reporter, save)
 
+    def epoch_done() -> None:
+        reporter.record(event_of(training.history[-1]))
+        save()
+
     training = NetworkTraining(
-        net, data, config, progress=progress, log=reporter.log, checkpoint=save
+        net, data, config, progress=progress, log=reporter.log, checkpoint=epoch_done
     )
     if state is not None:
         with of_this_run(f"run directory {run.path}: the state of {phase}"):
             training.load_state_dict(state)
     steps = training.epoch_steps
+    event_of = EpochEvents(phase, config.epochs, steps)
     reporter.start(phase, config.epochs * steps, training.epoch * steps + training.step)
     result = training.run()
     reporter.finish()

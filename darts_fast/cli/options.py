@@ -118,6 +118,11 @@ def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
             metavar="RUN_DIR",
             help="The run's directory.  [default: a new one under runs/]",
         ),
+        click.option(
+            "--tensorboard",
+            is_flag=True,
+            help="Write scalars to RUN_DIR/tensorboard; needs tensorboard or tensorboardX.",
+        ),
         click.option("--overwrite", is_flag=True, help="Accept a run directory that is not empty."),
         click.option("--resume", is_flag=True, help="Go on with the run in --save, bit for bit."),
         previous_option,

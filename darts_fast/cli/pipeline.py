@@ -5,7 +5,6 @@ process go on.
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, replace
 from typing import Any
@@ -13,13 +12,13 @@ from typing import Any
 from rich.table import Table
 
 from darts_fast.cli.checkpoints import Checkpoints
-from darts_fast.cli.console import RunReporter
+from darts_fast.cli.console import RunReporter, command_arguments
 from darts_fast.cli.derive import check_derived, train_derived
-from darts_fast.cli.environment import environment
 from darts_fast.cli.options import with_cutout
 from darts_fast.cli.selecting import selection_config
 from darts_fast.data import Dataset, describe_classes, describe_halves
 from darts_fast.derive.train import TrainConfig
+from darts_fast.environment import environment
 from darts_fast.files import atomic_save
 from darts_fast.nn import build_supernet
 from darts_fast.report import draw_genotype
@@ -81,6 +80,7 @@ class Pipeline:
             check_derived(self.random, data, **self.derived_sizes)
         self.rows: list[dict[str, Any]] = []
         self.training: dict[str, Any] | None = None  # of the derived network under way
+        self._resumed = False
 
     def begin(self, checkpoints: Checkpoints) -> None:
         """Save the state before the first step; supernets of an earlier run go away."""
@@ -103,8 +103,7 @@ class Pipeline:
         self.search.reporter = reporter
         self.search.checkpoint = save
         self.search.snapshot = lambda epoch: self._snapshot(epoch, run)
-        reporter.log(f"args = {dict(self.settings)}")
-        reporter.log(f"environment = {environment()}")
+        reporter.begin(self.settings, resumed=self._resumed)
         parameters = sum(parameter.numel() for parameter in self.net.parameters())
         reporter.log(f"param size = {parameters / 1e6:f}MB")
         self._report_classes(run, reporter)
@@ -136,6 +135,7 @@ class Pipeline:
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Go on from a :meth:`state_dict` of a run with the same settings."""
         self.search.load_state_dict(state["search"])
+        self._resumed = True
         self.rows = list(state["derived"])
         self.training = state["training"]
 
@@ -205,7 +205,7 @@ class Pipeline:
         run.write_json(
             RESULTS,
             {
-                "arguments": sys.argv[1:],
+                "arguments": command_arguments(),
                 "environment": environment(),
                 "genotype": genotype_text(result.genotype),
                 "magnitude_genotype": genotype_text(result.magnitude),

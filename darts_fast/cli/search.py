@@ -21,6 +21,7 @@ from darts_fast.cli.options import (
     with_options,
 )
 from darts_fast.cli.pipeline import Pipeline
+from darts_fast.cli.scalars import check_scalars
 from darts_fast.cli.selecting import selection_options
 from darts_fast.search import METHODS, SAMPLINGS
 from darts_fast.spaces import SPACES
@@ -110,6 +111,7 @@ def search(ctx: click.Context, **_: Any) -> None:
     config.json, genotype.txt, results.json, the last two checkpoints and pictures of the cells.
     """
     settings = fill_in_config(ctx)
+    check_scalars(settings)
     set_threads(settings["threads"])
     data = read_data(settings)
     cutout = settings["cutout_length"] if settings["cutout"] else None

@@ -12,7 +12,6 @@ import click
 from darts_fast.cli.checkpoints import Checkpoints
 from darts_fast.cli.console import RunReporter
 from darts_fast.cli.derive import check_derived, train_derived
-from darts_fast.cli.environment import environment
 from darts_fast.cli.options import (
     CONTEXT,
     common_options,
@@ -22,7 +21,9 @@ from darts_fast.cli.options import (
     set_threads,
     with_cutout,
 )
+from darts_fast.cli.scalars import check_scalars
 from darts_fast.derive.train import TrainConfig
+from darts_fast.environment import environment
 from darts_fast.report import draw_genotype
 from darts_fast.runs import GENOTYPE, RESULTS
 from darts_fast.search import genotype_text
@@ -70,6 +71,7 @@ def _read_arch(source: str) -> Genotype | str:
 def train(ctx: click.Context, **_: Any) -> None:
     """Train the network of one genotype with the DARTS recipe."""
     settings = fill_in_config(ctx)
+    check_scalars(settings)
     set_threads(settings["threads"])
     if settings["arch"] is None:
         arch = next(option for option in ctx.command.params if option.name == "arch")
@@ -103,8 +105,7 @@ def train(ctx: click.Context, **_: Any) -> None:
         if ctx.params["resume"]:
             checkpoints.load(loaded.append, previous=ctx.params["previous"])
         run.write_text(GENOTYPE, genotype_text(genotype) + "\n")
-        reporter.log(f"args = {settings}")
-        reporter.log(f"environment = {environment()}")
+        reporter.begin(settings, resumed=bool(loaded))
         row = train_derived(
             "given",
             genotype,

@@ -15,10 +15,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Circle, FancyBboxPatch
 
+from darts_fast.report.theme import INK, MUTED, PAPER, RAIL, checked_path, new_figure, save_figure
 from darts_fast.spaces import Genotype, ops_from_arch
 from darts_fast.spaces.tables import NASBENCH201_EDGES
 
@@ -35,12 +35,8 @@ _TOP = 0.72
 _BOTTOM = 0.4
 _CHARACTER = 0.075  # of the summary's font, on average
 
-_INK = "#27303f"
-_RAIL = "#8b97a8"
-_MUTED = "#66728a"
-_PAPER = "#ffffff"
-_TERMINAL = "#d9f2dc"
-_NODE_FILL = "#fff3bf"
+TERMINAL_FILL = "#d9f2dc"
+NODE_FILL = "#fff3bf"
 
 # Fill and edge of an operation's box, by the first part of its name that matches.
 _COLOURS: tuple[tuple[str, str, str], ...] = (
@@ -104,19 +100,20 @@ def draw_genotype(genotype: Genotype | str, path: str | Path, *, title: str | No
     Raises:
         ValueError: the suffix is none of the three, or the string is no architecture.
     """
-    path = Path(path)
-    if path.suffix not in (".png", ".pdf", ".svg"):
-        raise ValueError(
-            f"draw_genotype: the file name must end in .png, .pdf or .svg, got {path.name!r}"
-        )
+    path = checked_path("draw_genotype", path)
+    return save_figure(cell_figure(genotype, title=title), path, dpi=160)
+
+
+def cell_figure(genotype: Genotype | str, *, title: str | None = None) -> Figure:
+    """The picture of `draw_genotype`, not yet written."""
     plans = _plans(genotype)
     head = 0.45 if title else 0.0
     width = max(plan.width for plan in plans)
     height = head + sum(plan.height for plan in plans)
-    figure = Figure(figsize=(width, height), facecolor=_PAPER)
-    FigureCanvasAgg(figure)
+    figure = new_figure(width, height, arranged=False)
+    figure.set_facecolor(PAPER)
     if title:
-        figure.text(0.5, 1 - 0.28 / height, title, ha="center", va="center", size=13, color=_INK)
+        figure.text(0.5, 1 - 0.28 / height, title, ha="center", va="center", size=13, color=INK)
     top = height - head
     for plan in plans:
         top -= plan.height
@@ -125,8 +122,7 @@ def draw_genotype(genotype: Genotype | str, path: str | Path, *, title: str | No
         axes.set_ylim(-plan.height, 0)
         axes.set_axis_off()
         _draw_cell(axes, plan)
-    figure.savefig(path, dpi=160, facecolor=_PAPER)
-    return path
+    return figure
 
 
 def _plans(genotype: Genotype | str) -> list[_CellPlan]:
@@ -166,10 +162,11 @@ def _darts_plan(
     )
 
 
-def _colours(op: str) -> tuple[str, str]:
+def op_colours(op: str) -> tuple[str, str]:
+    """Fill and edge of an operation's box."""
     return next(
         ((fill, edge) for prefix, fill, edge in _COLOURS if op.startswith(prefix)),
-        (_PAPER, _INK),
+        (PAPER, INK),
     )
 
 
@@ -185,22 +182,20 @@ def _draw_cell(axes: Axes, plan: _CellPlan) -> None:
         boxes = _box_heights(node, rows)
         trunk = [[trunks[index]] * 2, [max(boxes), rows[first + index]]]
         # The paper-coloured line below the trunk interrupts the rails that it only crosses.
-        axes.plot(*trunk, color=_PAPER, lw=7, zorder=2, solid_capstyle="butt")
-        axes.plot(*trunk, color=_INK, lw=1.5, zorder=4, solid_capstyle="round")
+        axes.plot(*trunk, color=PAPER, lw=7, zorder=2, solid_capstyle="butt")
+        axes.plot(*trunk, color=INK, lw=1.5, zorder=4, solid_capstyle="round")
         for (op, source), y in zip(node, boxes, strict=True):
             _operation(axes, op, (trunks[index], y), rows[source], plan.reduction and source < 2)
     for index, name in enumerate(plan.node_names):
         centre = (trunks[index], rows[first + index])
-        axes.add_patch(
-            Circle(centre, _NODE, facecolor=_NODE_FILL, edgecolor=_INK, lw=1.4, zorder=6)
-        )
-        axes.text(*centre, name, ha="center", va="center", size=10.5, color=_INK, zorder=7)
+        axes.add_patch(Circle(centre, _NODE, facecolor=NODE_FILL, edgecolor=INK, lw=1.4, zorder=6))
+        axes.text(*centre, name, ha="center", va="center", size=10.5, color=INK, zorder=7)
     for state, name in enumerate(plan.inputs):
-        _pill(axes, (_LEFT - 0.43, rows[state]), name, _TERMINAL)
+        _pill(axes, (_LEFT - 0.43, rows[state]), name, TERMINAL_FILL)
     _output(axes, plan, rows, end)
-    axes.text(0.22, -0.24, plan.title, ha="left", va="center", size=12, weight="bold", color=_INK)
+    axes.text(0.22, -0.24, plan.title, ha="left", va="center", size=12, weight="bold", color=INK)
     axes.text(
-        plan.width - 0.22, -0.24, _summary(plan), ha="right", va="center", size=8.5, color=_MUTED
+        plan.width - 0.22, -0.24, _summary(plan), ha="right", va="center", size=8.5, color=MUTED
     )
 
 
@@ -243,7 +238,7 @@ def _rails(
         if state in plan.outputs:
             readers.append(end)
         if readers:
-            axes.plot([starts[state], max(readers)], [y, y], color=_RAIL, lw=1.6, zorder=1)
+            axes.plot([starts[state], max(readers)], [y, y], color=RAIL, lw=1.6, zorder=1)
 
 
 def _tap(trunk: float) -> float:
@@ -252,7 +247,7 @@ def _tap(trunk: float) -> float:
 
 
 def _operation(axes: Axes, op: str, trunk: tuple[float, float], rail: float, strided: bool) -> None:
-    fill, edge = _colours(op)
+    fill, edge = op_colours(op)
     x, y = trunk
     tap = _tap(x)
     left = tap + 0.14
@@ -278,7 +273,7 @@ def _operation(axes: Axes, op: str, trunk: tuple[float, float], rail: float, str
         ha="center",
         va="center",
         size=8,
-        color=_INK,
+        color=INK,
         zorder=6,
     )
 
@@ -292,19 +287,19 @@ def _pill(axes: Axes, centre: tuple[float, float], text: str, fill: str) -> None
             height,
             boxstyle="round,pad=0,rounding_size=0.16",
             facecolor=fill,
-            edgecolor=_INK,
+            edgecolor=INK,
             lw=1.3,
             zorder=6,
         )
     )
-    axes.text(*centre, text, ha="center", va="center", size=10.5, color=_INK, zorder=7)
+    axes.text(*centre, text, ha="center", va="center", size=10.5, color=INK, zorder=7)
 
 
 def _output(axes: Axes, plan: _CellPlan, rows: Sequence[float], end: float) -> None:
     joined = [rows[state] for state in plan.outputs]
     middle = (max(joined) + min(joined)) / 2
     if len(joined) > 1:
-        axes.plot([end] * 2, [max(joined), min(joined)], color=_INK, lw=4, zorder=5)
-    colour = _INK if len(joined) > 1 else _RAIL
+        axes.plot([end] * 2, [max(joined), min(joined)], color=INK, lw=4, zorder=5)
+    colour = INK if len(joined) > 1 else RAIL
     axes.plot([end, end + 0.2], [middle] * 2, color=colour, lw=1.6, zorder=1)
-    _pill(axes, (end + 0.5, middle), plan.output_name, _TERMINAL)
+    _pill(axes, (end + 0.5, middle), plan.output_name, TERMINAL_FILL)

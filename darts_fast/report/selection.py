@@ -8,22 +8,28 @@ from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch, Rectangle
 
+from darts_fast.report.theme import (
+    INK,
+    MARKERS,
+    MUTED,
+    RAIL,
+    SERIES,
+    checked_path,
+    label_axes,
+    new_figure,
+    save_figure,
+    themed,
+)
 from darts_fast.selection.analysis import EdgeStrengths, SkipPoint
 from darts_fast.spaces import Space
 
 __all__ = ["draw_discretization", "draw_proposition", "draw_strength", "draw_trajectory"]
 
-_INK = "#27303f"
-_MUTED = "#66728a"
-_SERIES = ("#2f64b5", "#b8690b", "#1f7f74", "#b3273b", "#6747b3")
-_MARKERS = "osD^v"
-_SUFFIXES = (".png", ".pdf", ".svg")
 
-
+@themed
 def draw_strength(
     rows: Sequence[EdgeStrengths], space: Space, path: str | Path, *, title: str | None = None
 ) -> Path:
@@ -44,23 +50,23 @@ def draw_strength(
     Raises:
         ValueError: another suffix.
     """
-    path = _checked("draw_strength", path)
+    path = checked_path("draw_strength", path)
     columns = (("softmax(alpha)", "weights"), ("rise of the loss on removal", "loss"))
     types = list(dict.fromkeys(row.cell_type for row in rows))
     ops = len(rows[0].ops)
     per_type = len(rows) // len(types)
     size = (2 * (0.78 * ops + 0.55) + 1.2, len(types) * (0.3 * per_type + 1.75) + 0.5)
-    figure = _figure(size)
+    figure = new_figure(*size)
     grid = figure.subplots(len(types), 2, squeeze=False)
     for line, cell_type in zip(grid, types, strict=True):
         here = [row for row in rows if row.cell_type == cell_type]
         heading = "cell" if cell_type == "cell" else f"{cell_type} cell"
         for axes, (name, column) in zip(line, columns, strict=True):
             _ranks(axes, here, column)
-            axes.set_title(f"{heading}: {name}", fontsize=10, color=_INK, loc="left")
+            axes.set_title(f"{heading}: {name}", fontsize=10, color=INK, loc="left")
         labels = ["{}\u2192{}".format(*space.edges[row.edge]) for row in here]
         line[0].set_yticks(range(len(here)), labels, fontsize=8)
-        line[0].set_ylabel("edge, from state to node", fontsize=9, color=_INK)
+        line[0].set_ylabel("edge, from state to node", fontsize=9, color=INK)
         line[1].set_yticks([])
     return _save(figure, path, title)
 
@@ -71,12 +77,12 @@ def _ranks(axes: Axes, rows: Sequence[EdgeStrengths], column: str) -> None:
     axes.imshow(0.75 * ranks, cmap="Blues", vmin=0, vmax=1, aspect="auto")
     for edge, row in enumerate(values):
         for op, value in enumerate(row):
-            colour = "white" if ranks[edge, op] > 0.8 else _INK
+            colour = "white" if ranks[edge, op] > 0.8 else INK
             text = f"{value:.3f}" if column == "weights" else f"{value:+.3f}"
             axes.text(op, edge, text, ha="center", va="center", size=7, color=colour)
         best = int(row.argmax())
         axes.add_patch(
-            Rectangle((best - 0.5, edge - 0.5), 1, 1, fill=False, edgecolor=_SERIES[1], lw=2)
+            Rectangle((best - 0.5, edge - 0.5), 1, 1, fill=False, edgecolor=SERIES[1], lw=2)
         )
     axes.set_xticks(range(values.shape[1]), _names(rows), fontsize=8, rotation=30, ha="right")
     axes.tick_params(length=0)
@@ -91,6 +97,7 @@ def _names(rows: Sequence[EdgeStrengths]) -> list[str]:
     return [f"op {index}" for index in range(len(rows[0].ops))]
 
 
+@themed
 def draw_discretization(
     rows: Sequence[EdgeStrengths],
     accuracies: Sequence[Sequence[float]],
@@ -112,8 +119,8 @@ def draw_discretization(
     Raises:
         ValueError: another suffix.
     """
-    path = _checked("draw_discretization", path)
-    figure = _figure((0.62 * len(rows[0].ops) * len(rows) + 1.4, 4.0))
+    path = checked_path("draw_discretization", path)
+    figure = new_figure(0.62 * len(rows[0].ops) * len(rows) + 1.4, 4.0)
     grid = figure.subplots(1, len(rows), squeeze=False, sharey=True)[0]
     every = [value for values in accuracies for value in values]
     spread = max(max(every) - min(every), 1.0)
@@ -125,25 +132,26 @@ def draw_discretization(
                 op,
                 value,
                 color="#cfe0fb",
-                edgecolor=_SERIES[1] if op == by_weight else "#8b97a8",
+                edgecolor=SERIES[1] if op == by_weight else RAIL,
                 lw=2.2 if op == by_weight else 0.8,
                 hatch="///" if op == by_strength else None,
             )
-            axes.text(op, value + 0.02 * spread, f"{weight:.2f}", ha="center", size=7, color=_MUTED)
+            axes.text(op, value + 0.02 * spread, f"{weight:.2f}", ha="center", size=7, color=MUTED)
         source, node = space.edges[row.edge]
-        _label(axes, f"{row.cell_type} edge {source}\u2192{node}", "", "")
+        label_axes(axes, f"{row.cell_type} edge {source}\u2192{node}", "", "")
         axes.set_xticks(range(len(row.ops)), row.ops, rotation=35, ha="right", fontsize=7.5)
         axes.grid(axis="x", visible=False)
     grid[0].set_ylim(min(every) - 0.25 * spread, max(every) + 0.15 * spread)
-    grid[0].set_ylabel("accuracy after discretisation and tuning, %", fontsize=9, color=_INK)
+    grid[0].set_ylabel("accuracy after discretisation and tuning, %", fontsize=9, color=INK)
     handles = [
-        Patch(facecolor="#cfe0fb", edgecolor=_SERIES[1], lw=2, label="largest weight (numbers)"),
-        Patch(facecolor="#cfe0fb", edgecolor="#8b97a8", hatch="///", label="largest strength"),
+        Patch(facecolor="#cfe0fb", edgecolor=SERIES[1], lw=2, label="largest weight (numbers)"),
+        Patch(facecolor="#cfe0fb", edgecolor=RAIL, hatch="///", label="largest strength"),
     ]
     figure.legend(handles=handles, loc="outside lower center", ncols=2, frameon=False, fontsize=8.5)
     return _save(figure, path, title)
 
 
+@themed
 def draw_proposition(
     points: Sequence[SkipPoint],
     gaps: Sequence[tuple[int, float, float]],
@@ -165,22 +173,22 @@ def draw_proposition(
     Raises:
         ValueError: another suffix.
     """
-    path = _checked("draw_proposition", path)
-    figure = _figure((12.6, 4.2))
+    path = checked_path("draw_proposition", path)
+    figure = new_figure(12.6, 4.2)
     left, middle, right = figure.subplots(1, 3)
     _scatter(left, [p.op_error for p in points], [p.skip_error for p in points])
-    _label(
+    label_axes(
         left,
         "errors about the node's shared map",
         "operation, mean square",
         "skip connection, mean square",
     )
     _scatter(middle, [p.predicted for p in points], [p.actual for p in points])
-    _label(middle, "share of the skip connection", "optimal (proposition 1)", "actual (alpha)")
+    label_axes(middle, "share of the skip connection", "optimal (proposition 1)", "actual (alpha)")
     if gaps:
         epochs, accuracies, values = zip(*gaps, strict=True)
-        right.plot(accuracies, values, color=_MUTED, lw=1, zorder=1)
-        right.scatter(accuracies, values, color=_SERIES[0], s=28, zorder=2)
+        right.plot(accuracies, values, color=MUTED, lw=1, zorder=1)
+        right.scatter(accuracies, values, color=SERIES[0], s=28, zorder=2)
         for index in sorted({0, len(gaps) - 1}):
             right.annotate(
                 f"epoch {epochs[index]}",
@@ -188,11 +196,11 @@ def draw_proposition(
                 xytext=(8, -4),
                 textcoords="offset points",
                 fontsize=8,
-                color=_MUTED,
+                color=MUTED,
             )
         right.margins(0.2)
-    right.axhline(0, color=_MUTED, lw=0.8)
-    _label(
+    right.axhline(0, color=MUTED, lw=0.8)
+    label_axes(
         right,
         "lead of the skip connection",
         "accuracy of the supernet, %",
@@ -203,12 +211,13 @@ def draw_proposition(
 
 def _scatter(axes: Axes, x: Sequence[float], y: Sequence[float]) -> None:
     """Points, and the line where both are equal."""
-    axes.scatter(x, y, s=22, color=_SERIES[0], alpha=0.7, linewidths=0)
+    axes.scatter(x, y, s=22, color=SERIES[0], alpha=0.7, linewidths=0)
     ends = [min([*x, *y, 0.0]), max([*x, *y, 1.0])]
-    axes.plot(ends, ends, color=_MUTED, lw=1, ls="--")
+    axes.plot(ends, ends, color=MUTED, lw=1, ls="--")
     axes.set_aspect("equal", adjustable="box")
 
 
+@themed
 def draw_trajectory(
     points: Sequence[Mapping[str, object]],
     path: str | Path,
@@ -227,8 +236,8 @@ def draw_trajectory(
     Raises:
         ValueError: another suffix.
     """
-    path = _checked("draw_trajectory", path)
-    figure = _figure((9.2, 4.2))
+    path = checked_path("draw_trajectory", path)
+    figure = new_figure(9.2, 4.2)
     columns = figure.subplots(1, 2)
     methods = list(dict.fromkeys(str(point["method"]) for point in points))
     for axes, key, label in zip(
@@ -239,46 +248,21 @@ def draw_trajectory(
             axes.plot(
                 [point["epoch"] for point in own],
                 [point[key] for point in own],
-                color=_SERIES[index % len(_SERIES)],
-                marker=_MARKERS[index % len(_MARKERS)],
+                color=SERIES[index % len(SERIES)],
+                marker=MARKERS[index % len(MARKERS)],
                 ms=5,
                 lw=1.6,
                 alpha=0.85,
                 label=method,
             )
         axes.xaxis.get_major_locator().set_params(integer=True)
-        _label(axes, "", "epoch of the search", label)
+        label_axes(axes, "", "epoch of the search", label)
     columns[1].yaxis.get_major_locator().set_params(integer=True)
     columns[0].legend(frameon=False, fontsize=9)
     return _save(figure, path, title)
 
 
-def _label(axes: Axes, title: str, x: str, y: str) -> None:
-    axes.set_title(title, fontsize=10, color=_INK, loc="left")
-    axes.set_xlabel(x, fontsize=9, color=_INK)
-    axes.set_ylabel(y, fontsize=9, color=_INK)
-    axes.tick_params(labelsize=8, colors=_MUTED)
-    axes.grid(alpha=0.25, lw=0.6)
-    axes.set_axisbelow(True)
-    for side in ("top", "right"):
-        axes.spines[side].set_visible(False)
-
-
-def _figure(size: tuple[float, float]) -> Figure:
-    figure = Figure(figsize=size, layout="constrained")
-    FigureCanvasAgg(figure)
-    return figure
-
-
-def _checked(name: str, path: str | Path) -> Path:
-    path = Path(path)
-    if path.suffix not in _SUFFIXES:
-        raise ValueError(f"{name}: the file name must end in .png, .pdf or .svg, got {path.name!r}")
-    return path
-
-
 def _save(figure: Figure, path: Path, title: str | None) -> Path:
     if title:
-        figure.suptitle(title, fontsize=12, color=_INK, x=0.02, ha="left")
-    figure.savefig(path, dpi=150)
-    return path
+        figure.suptitle(title, fontsize=12, color=INK, x=0.02, ha="left")
+    return save_figure(figure, path, dpi=150)

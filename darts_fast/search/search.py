@@ -14,6 +14,7 @@ from darts_fast.evaluation import evaluate
 from darts_fast.nn import Supernet
 from darts_fast.reporter import Interrupted, Reporter, save_or_stop
 from darts_fast.search.config import SearchConfig
+from darts_fast.search.record import DecisionRecorder, EpochEvent
 from darts_fast.search.trainer import Perturb, Trainer
 from darts_fast.seeding import generator, rng_state, set_rng_state
 from darts_fast.selection import (
@@ -108,6 +109,7 @@ class Search:
         self.config = replace(config or SearchConfig(), **settings)
         self.reporter = reporter or Reporter()
         self.trainer = Trainer(net, data, self.config, augmentation, perturb)
+        self._recorder = DecisionRecorder()
         self.history: list[dict[str, Any]] = []
         self._select = select
         self._magnitude: Genotype | str | None = None
@@ -166,6 +168,7 @@ class Search:
         self._magnitude = None if magnitude is None else read_genotype(magnitude)
         self.history = list(state["history"])
         self._done = state["done"]
+        self._recorder.skip(0 if self._selection is None else len(self._selection.decisions))
         set_rng_state(state["rng"])
 
     def _train_supernet(self) -> None:
@@ -175,13 +178,18 @@ class Search:
         while trainer.epoch < self.config.epochs:
             epoch = trainer.epoch
             reporter.log(f"epoch {epoch} lr {trainer.learning_rate:e}")
+            event = EpochEvent("search", trainer, self.config.epochs)
             train_acc = trainer.run_epoch(reporter, self._between_steps)
+            event.trained()
             reporter.log(f"train_acc {train_acc:f}")
             text = genotype_text(magnitude_genotype(self.net))
             reporter.log(f"genotype = {text}")
-            valid_acc = self._valid_accuracy() if self._evaluates(epoch) else None
-            if valid_acc is not None:
+            valid_acc = None
+            if self._evaluates(epoch):
+                valid_acc, valid_loss = self._validate()
+                event.validated(valid_acc, valid_loss)
                 reporter.log(f"valid_acc {valid_acc:f}")
+            reporter.record({**event.fields, "genotype": text})
             self.history.append(
                 {"epoch": epoch, "train_acc": train_acc, "valid_acc": valid_acc, "genotype": text}
             )
@@ -195,16 +203,17 @@ class Search:
         every = self.config.valid_freq
         return every > 0 and (epoch + 1) % every == 0
 
-    def _valid_accuracy(self) -> float:
+    def _validate(self) -> tuple[float, float]:
+        """Accuracy in percent and loss on the validation half."""
         random = rng_state()  # noise operations draw in evaluation too; the search must not see it
-        accuracy, _ = evaluate(
+        found = evaluate(
             self.net,
             self.trainer.valid,
             lambda images: self.data.plain(images).to(self.trainer.dtype),
             self.config.batch_size,
         )
         set_rng_state(random)
-        return accuracy
+        return found
 
     def _build_selection(
         self, config: SelectionConfig | None, proj_images: int | None
@@ -244,7 +253,7 @@ class Search:
             converge=self._converge,
             log=self._log,
             between=self._between_forwards,
-            checkpoint=self._checkpoint,
+            checkpoint=self._between_decisions,
         )
 
     def _fresh_pass(self) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
@@ -260,11 +269,17 @@ class Search:
         self.reporter.finish()
 
     def _tune(self, epoch: int) -> None:
+        assert self._selection is not None
+        self._record_decisions()
         self.reporter.log(f"epoch {epoch} lr {self.trainer.learning_rate:e}")
+        event = EpochEvent("tune", self.trainer, self._selection.tuning_epochs)
         accuracy = self.trainer.run_epoch(self.reporter, self._between_tuning_steps)
+        event.trained()
         self.reporter.log(f"train_acc {accuracy:f}")
         if self._fresh is not None and self._evaluates(epoch):  # as published
-            self.reporter.log(f"valid_acc {self._valid_accuracy():f}")
+            event.validated(*self._validate())
+            self.reporter.log(f"valid_acc {event.fields['valid_acc']:f}")
+        self.reporter.record(event.fields)
 
     def _converge(self, net: Supernet) -> None:
         """Tune a copy of the network, every copy on the same sequence of images."""
@@ -278,6 +293,15 @@ class Search:
 
     def _log(self, line: str) -> None:
         self.reporter.log(line)
+
+    def _between_decisions(self) -> None:
+        self._record_decisions()
+        self._checkpoint()
+
+    def _record_decisions(self) -> None:
+        assert self._selection is not None
+        text = genotype_text(self.net.genotype())
+        self._recorder.decisions(self._selection.decisions, text, self.reporter)
 
     def _checkpoint(self) -> None:
         if self.checkpoint is not None:

@@ -146,10 +146,15 @@ class Trainer:
         """Of the training batches of this epoch so far, percent."""
         return 100 * self._correct / max(self._images, 1)
 
+    @property
+    def loss(self) -> float:
+        """Mean cross entropy of the training batches of this epoch so far."""
+        return self._loss / max(self._images, 1)
+
     def _progress_line(self) -> str:
         """``train step loss top1 top5`` over the epoch so far, as the originals print it."""
-        loss, top5 = self._loss / self._images, 100 * self._correct5 / self._images
-        return f"train {self.step - 1:03d} {loss:e} {self.accuracy:f} {top5:f}"
+        top5 = 100 * self._correct5 / self._images
+        return f"train {self.step - 1:03d} {self.loss:e} {self.accuracy:f} {top5:f}"
 
     def state_dict(self) -> dict[str, Any]:
         """Optimizers, data order and position; the network is not in it."""

@@ -12,6 +12,7 @@ from darts_fast.spaces.genotype import (
     DARTS_V2,
     WELL_KNOWN,
     Genotype,
+    skip_connections,
     write_genotype,
 )
 from darts_fast.spaces.isomorphism import canonical_form
@@ -56,6 +57,7 @@ __all__ = [
     "ops_from_arch",
     "random_genotype",
     "read_genotype",
+    "skip_connections",
     "unique_string",
     "write_genotype",
 ]

@@ -81,6 +81,13 @@ def write_genotype(genotype: Genotype) -> str:
     return repr(genotype)
 
 
+def skip_connections(genotype: Genotype | str) -> int:
+    """How many of an architecture's operations are skip connections, both cells counted."""
+    if isinstance(genotype, str):
+        return genotype.count("skip_connect~")
+    return sum(op == "skip_connect" for op, _ in (*genotype.normal, *genotype.reduce))
+
+
 _POOLED_REDUCTION = [
     ("max_pool_3x3", 0),
     ("max_pool_3x3", 1),
