@@ -90,19 +90,22 @@ def test_race_and_race_speed_run(tmp_path: Path) -> None:
     reason="takes an hour, and paths in DARTS_FAST_CIFAR10 and DARTS_FAST_NASBENCH201",
 )
 @pytest.mark.timeout(6 * 3600)
-def test_tuned_perturbation_finds_good_cells(tmp_path: Path) -> None:
+def test_perturbation_finds_good_cells(tmp_path: Path) -> None:
+    """Calibrated on the eight recorded seeds (bench/experiments/README.md): least 92.72 and mean
+    93.25 for perturbation by loss without tuning, mean 92.53 with, mean 81.37 for magnitude."""
     file = tmp_path / "nb.json"
     run(
         *("nasbench201.py", "--data", CIFAR10, "--table", NASBENCH201, "--json", file),
-        *("--darts", "magnitude", "tuned-loss", "--blank"),
+        *("--darts", "magnitude", "tuned-loss", "sequential-loss", "--blank"),
     )
     seeds = json.loads(file.read_text())["seeds"].values()
+    assert len(seeds) == 8
     found = {
         name: [seed["darts"]["selections"][name]["accuracy"]["cifar10"] for seed in seeds]
-        for name in ("magnitude", "tuned-loss")
+        for name in ("magnitude", "tuned-loss", "sequential-loss")
     }
-    assert len(found["tuned-loss"]) == 8
-    assert min(found["tuned-loss"]) >= 91
-    assert statistics.fmean(found["tuned-loss"]) >= 92
-    gap = statistics.fmean(found["tuned-loss"]) - statistics.fmean(found["magnitude"])
-    assert gap >= 5
+    mean = {name: statistics.fmean(values) for name, values in found.items()}
+    assert min(found["sequential-loss"]) >= 91
+    assert mean["sequential-loss"] >= 92
+    assert mean["sequential-loss"] - mean["magnitude"] >= 5
+    assert mean["tuned-loss"] - mean["magnitude"] >= 5
