@@ -3,18 +3,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from darts_fast.data import Augmentation, Batches, Dataset, Images, split
-from darts_fast.finite import clip_gradients, first_non_finite, non_finite_weights
+from darts_fast.distributed import ALONE, World
+from darts_fast.finite import UNSEEN, clip_gradients, first_non_finite, non_finite_weights
 from darts_fast.nn import Supernet
-from darts_fast.reporter import NonFiniteLossError, Reporter
+from darts_fast.reporter import Asked, Asks, NonFiniteLossError, Reporter
 from darts_fast.search.config import SearchConfig
+from darts_fast.search.joint import join_gradients, share_loss
 from darts_fast.search.methods import ARCHITECTURE_STEPS
 from darts_fast.seeding import generator
 
@@ -35,10 +37,13 @@ class Trainer:
         config: see :class:`SearchConfig`.
         augmentation: of both halves, default ``data.augmentation``.
         perturb: gives edge weights for each weight step of the tuning, see `Search`.
+        world: processes that train together, each with the same network, data, settings and global
+            random state: they share every batch (`darts_fast.search.joint`).
 
     Attributes:
         train, valid: the two halves.
         epoch_steps: steps of one epoch.
+        asked: whether to save or to stop after the present step, the same in all processes.
     """
 
     def __init__(
@@ -48,9 +53,13 @@ class Trainer:
         config: SearchConfig,
         augmentation: Augmentation | None = None,
         perturb: Perturb | None = None,
+        world: World = ALONE,
     ) -> None:
         self.net = net
         self.perturb = perturb
+        self.world = world
+        self.asked: Asks = Reporter()
+        self._reporter = Reporter()
         self.config = config
         self.augmentation = augmentation or data.augmentation
         parameter = next(net.parameters())
@@ -107,18 +116,21 @@ class Trainer:
             NonFiniteLossError: a loss or the weights' gradient is NaN or infinite; the message says
             epoch, step, and cell, edge and operation of the first such value. The step moves no
             weight.
+            ValueError: the processes of the world do not hold the same weights.
+            RankLostError: a process of the world is gone.
         """
         if self.step == 0:
             self._loss = self._correct = self._correct5 = self._images = 0.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
+        self._reporter = self.asked = reporter
         self.net.train()
         for images, labels in self._tuning_batches if self.tuning else self._search_batches:
             if self._architecture_step is not None:
                 valid_images, valid_labels = self._valid_batch()
                 valid_images = valid_images.to(self.dtype)
                 loss = self._architecture_step(
-                    self.net, self.arch_optimizer, valid_images, valid_labels
+                    self.net, self.arch_optimizer, valid_images, valid_labels, self.world
                 )
                 self._check_finite(loss, "architecture", valid_images)
             self._weight_step(images.to(self.dtype), labels)
@@ -127,6 +139,7 @@ class Trainer:
                 reporter.log(self._progress_line())
             reporter.advance(self.accuracy)
             between()
+        self._check_same()
         accuracy = self.accuracy
         self.epoch += 1
         self.step = 0
@@ -139,6 +152,21 @@ class Trainer:
         where = non_finite_weights(self.net)
         if where is not None:
             raise self._non_finite("weights must be finite to be saved,", where)
+
+    def _check_same(self) -> None:
+        """Raise ValueError if the processes no longer hold the same weights."""
+        if self.world.alone:
+            return
+        digest = hashlib.sha256()
+        net = self.net
+        for tensor in (*net.parameters(), *net.arch_parameters(), *net.buffers()):
+            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+        if len(set(self.world.gather(digest.hexdigest()))) > 1:
+            raise ValueError(
+                f"search: all {self.world.size} processes must hold the same weights after epoch "
+                f"{self.epoch}, got others; they must start alike and use one torch version and "
+                "one DARTS_FAST_CPU_CAPABILITY"
+            )
 
     @property
     def accuracy(self) -> float:
@@ -185,13 +213,16 @@ class Trainer:
             given = None
             if self.tuning and self.perturb is not None:
                 given = self.perturb(self.net, images, labels)
-            logits = self.net(images, weights=given)
-            loss = functional.cross_entropy(logits, labels)
-            loss.backward()
+            loss, logits = share_loss(self.net, images, labels, self.world, given)
+            if loss.requires_grad:
+                loss.backward()
         finally:
             for alpha in alphas:
                 alpha.requires_grad_(True)
-        value = float(loss.detach())
+        own = labels[self.world.share(len(labels))]
+        best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == own[:, None]
+        sums = [float(loss.detach()), float(best[:, 0].sum()), float(best.sum())]
+        value, correct, correct5 = self._joined(sums, len(labels))
         self._check_finite(value, "training", images, given)
         norm, where = clip_gradients(self.net, self.config.grad_clip)
         if where is not None:
@@ -200,10 +231,22 @@ class Trainer:
             )
         self.optimizer.step()
         self._loss += value * len(labels)
-        best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        self._correct += float(best[:, 0].sum())
-        self._correct5 += float(best.sum())
+        self._correct += correct
+        self._correct5 += correct5
         self._images += len(labels)
+
+    def _joined(self, sums: list[float], images: int) -> list[float]:
+        """The sums over all processes; gradients are joined and `asked` is agreed on the way."""
+        if self.world.alone:
+            return sums
+        asked = [float(self._reporter.saving), float(self._reporter.stopping)]
+        both = next(self.net.parameters()).new_tensor(
+            [*sums, *asked], dtype=torch.promote_types(self.dtype, torch.float32)
+        )
+        join_gradients(self.net, images, self.world, both)
+        *sums, saving, stopping = both.tolist()
+        self.asked = Asked(saving=saving > 0, stopping=stopping > 0)
+        return sums
 
     def _check_finite(
         self,
@@ -213,7 +256,12 @@ class Trainer:
         given: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         if not math.isfinite(loss):
-            where = first_non_finite(self.net, lambda: self.net(images, weights=given))
+            own = images[self.world.share(len(images))]
+            where = UNSEEN
+            if len(own) > 0:
+                where = first_non_finite(self.net, lambda: self.net(own, weights=given))
+            places = self.world.gather(where)
+            where = next((place for place in places if place != UNSEEN), UNSEEN)
             raise self._non_finite(f"{kind} loss must be finite, got {loss}", where)
 
     def _non_finite(self, rule: str, where: str) -> NonFiniteLossError:
