@@ -9,12 +9,13 @@ from typing import Any
 import torch
 
 from darts_fast import __version__, cpu_capability
+from darts_fast.distributed import place
 
 __all__ = ["environment"]
 
 
 def environment() -> dict[str, Any]:
-    """Versions, machine, kernels and thread count of this process."""
+    """Versions, machine, kernels and thread count of this process, and how many share its run."""
     return {
         "darts_fast": __version__,
         "torch": str(torch.__version__),
@@ -23,4 +24,5 @@ def environment() -> dict[str, Any]:
         "system": platform.system(),
         "cpu_capability": cpu_capability(),
         "threads": torch.get_num_threads(),
+        "processes": place()[1],
     }
