@@ -19,7 +19,8 @@ from darts_fast.cli import main
 from darts_fast.distributed import join, leave
 
 _PROCESSES = multiprocessing.get_context("forkserver")
-_PROCESSES.set_forkserver_preload(["darts_fast.cli"])
+# The first optimizer of a process imports torch._dynamo.
+_PROCESSES.set_forkserver_preload(["darts_fast.cli", "torch._dynamo"])
 PATIENCE = 240.0  # seconds that a group of processes may take before its test fails
 
 
@@ -111,6 +112,3 @@ def in_world(place: Path, work: Callable[..., Any], *given: Any, size: int = 2) 
     statuses = processes.wait()
     assert statuses == [0] * size, processes.texts
     return [pickle.loads(Path(f"{path}.result").read_bytes()) for path in processes.outputs]
-
-
-
