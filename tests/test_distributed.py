@@ -34,7 +34,7 @@ from darts_fast.selection import (
     select,
 )
 
-SIZES = (8, 8, 8, 8, 3)  # of the batches that selections score on: a last round that is not full
+SIZES = (4, 4, 4, 4, 3)  # of the batches that selections score on: a last round that is not full
 
 
 def nothing() -> None:
