@@ -146,12 +146,13 @@ def test_other_commands_run_in_one_process(tmp_path: Path) -> None:
 def test_torchrun_itself(tmp_path: Path, undisturbed: dict[str, Any]) -> None:
     """Started, stopped by SIGTERM to torchrun, and gone on."""
     run = tmp_path / "run"
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    command = [*torchrun, "--master_port", "0", "-m", "darts_fast"]
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command = [*torchrun, "--nproc_per_node", "2", "-m", "darts_fast"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen([*command, *SEARCH, "--save", str(run)], env=environment) as first:
-        log = run / "log.txt"
+        log, end = run / "log.txt", time.monotonic() + 120
         while first.poll() is None and not (log.exists() and "train 000" in log.read_text()):
+            assert time.monotonic() < end
             time.sleep(0.002)
         first.terminate()
         assert first.wait(timeout=120) != 0
