@@ -33,8 +33,9 @@ from darts_fast.selection import (
     removal_scores,
     select,
 )
+from darts_fast.selection.tables import ROUND
 
-SIZES = (4, 4, 4, 4, 3)  # of the batches that selections score on: a last round that is not full
+SIZES = (4, 4, 4, 4, 3)  # of the batches that selections score on
 
 
 def nothing() -> None:
@@ -197,7 +198,12 @@ def trained(
 
 
 @pytest.mark.parametrize(
-    ("space", "method"), [("s5", "darts"), ("nasbench201", "darts"), ("s4", "blank")]
+    ("space", "method"),
+    [
+        ("s5", "darts"),
+        pytest.param("nasbench201", "darts", marks=pytest.mark.slow),
+        pytest.param("s4", "blank", marks=pytest.mark.slow),
+    ],
 )
 def test_steps_equal_those_of_one_process_on_the_joint_batch(
     space: str, method: str, tmp_path: Path
@@ -291,23 +297,32 @@ def test_processes_with_other_weights_are_noticed(tmp_path: Path) -> None:
 # ---- removals
 
 
-def tables(world: World, bn: str) -> Any:
+def tables(world: World, bn: str, batches: int) -> Any:
     calls = [0]
 
     def count() -> None:
         calls[0] += 1
 
     scores = removal_scores(
-        small_net("s4"), small_batches(*SIZES), bn=bn, world=world, between=count
+        small_net("s4"),
+        small_batches(*[2] * batches, 3),
+        bn=bn,
+        cell_type="reduce",
+        edges=[0, 5],
+        world=world,
+        between=count,
     )
     return scores.batch_loss, scores.batch_correct, scores.scores.batch_loss[0], calls[0]
 
 
-@pytest.mark.parametrize(("bn", "size"), [("batch", 2), ("running", 3)])
+@pytest.mark.parametrize(
+    ("bn", "size"), [("batch", 2), pytest.param("running", 3, marks=pytest.mark.slow)]
+)
 def test_removal_tables_are_those_of_one_process(bn: str, size: int, tmp_path: Path) -> None:
-    """Noise operations and batches of another size included."""
-    alone = tables(ALONE, bn)
-    for found in in_world(tmp_path, tables, bn, size=size):
+    """Noise operations, and a last round with one small batch for all processes."""
+    batches = ROUND * size
+    alone = tables(ALONE, bn, batches)
+    for found in in_world(tmp_path, tables, bn, batches, size=size):
         assert all(torch.equal(one, other) for one, other in zip(alone[:3], found[:3], strict=True))
         assert found[3] == alone[3]
 
@@ -343,18 +358,27 @@ def selected(world: World, name: str) -> Any:
     return found, [buffer.clone() for buffer in net.buffers()]
 
 
-def every_selection(world: World) -> Any:
-    return {name: selected(world, name) for name in METHODS}
+def selections(world: World, names: list[str]) -> Any:
+    return {name: selected(world, name) for name in names}
 
 
-def test_selections_decide_as_one_process(tmp_path: Path) -> None:
-    alone = every_selection(ALONE)
-    for found in in_world(tmp_path, every_selection):
+@pytest.mark.parametrize(
+    "names",
+    [
+        ["paired", "race", "one_shot"],
+        pytest.param(["compat", "strength", "discretization"], marks=pytest.mark.slow),
+    ],
+    ids=" ".join,
+)
+def test_selections_decide_as_one_process(names: list[str], tmp_path: Path) -> None:
+    alone = selections(ALONE, names)
+    for found in in_world(tmp_path, selections, names):
         for name, (selection, buffers) in alone.items():
             assert repr(found[name][0]) == repr(selection), name  # NaN is not equal to itself
             assert all(map(torch.equal, found[name][1], buffers)), name
-    outcomes = [o for decision in alone["race"][0].decisions for o in decision.outcomes]
-    assert "decided" in outcomes
+    if "race" in alone:
+        outcomes = [o for decision in alone["race"][0].decisions for o in decision.outcomes]
+        assert "decided" in outcomes
 
 
 # ---- a search
@@ -396,7 +420,14 @@ def stopped(world: World, steps: int) -> Any:
     return "not stopped"
 
 
-@pytest.mark.parametrize(("steps", "phase"), [(2, "search"), (12, "scoring"), (25, "tuning")])
+@pytest.mark.parametrize(
+    ("steps", "phase"),
+    [
+        (2, "search"),
+        (12, "scoring"),
+        pytest.param(25, "tuning", marks=pytest.mark.slow),
+    ],
+)
 def test_all_stop_at_the_step_at_which_one_is_asked_to(
     steps: int, phase: str, tmp_path: Path
 ) -> None:

@@ -52,7 +52,12 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize(
-    ("mark", "victim"), [("train 000", 1), ("project op", 1), ("selected edge", 0)]
+    ("mark", "victim"),
+    [
+        ("train 000", 1),
+        pytest.param("project op", 1, marks=pytest.mark.slow),
+        pytest.param("selected edge", 0, marks=pytest.mark.slow),
+    ],
 )
 def test_one_killed_ends_the_others_and_the_run_goes_on(
     mark: str, victim: int, undisturbed: dict[str, Any], tmp_path: Path
@@ -77,7 +82,11 @@ def test_one_killed_ends_the_others_and_the_run_goes_on(
 
 
 @pytest.mark.parametrize(
-    ("mark", "told", "phase"), [("train 000", 1, "search"), ("project op", 0, "select")]
+    ("mark", "told", "phase"),
+    [
+        pytest.param("train 000", 1, "search", marks=pytest.mark.slow),
+        ("project op", 0, "select"),
+    ],
 )
 def test_one_asked_to_stop_stops_all_and_the_run_goes_on(
     mark: str, told: int, phase: str, undisturbed: dict[str, Any], tmp_path: Path

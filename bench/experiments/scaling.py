@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import time
 from collections.abc import Callable
@@ -126,6 +127,7 @@ def main() -> None:
     result = {
         "environment": environment(),
         "settings": {k: v for k, v in vars(options).items() if k != "json"},
+        "load average": os.getloadavg(),
         "same removals": same,
         "bytes of a weight step": 4 * flat.numel(),
         "sum seconds": statistics.median(timed(lambda: world.sum([flat]))[0] for _ in range(20)),

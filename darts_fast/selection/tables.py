@@ -23,6 +23,9 @@ from darts_fast.selection.shared import shared_scores
 
 __all__ = ["Batch", "Difference", "Score", "Table", "TableScores", "score_tables"]
 
+# Batches for each process from one exchange of scores to the next, which is when a stop is noticed.
+ROUND = 4
+
 Batch = tuple[Tensor, Tensor]
 Table = Mapping[str, Tensor]
 
@@ -142,7 +145,7 @@ def score_tables(
         max_memory: bytes, or a text like ``"2GiB"``, that scoring may need beyond the network and
             the batches; default a quarter of what is available, at most 1 GiB.
         world: processes that share the work, each with the same arguments, and get the same scores
-            (`darts_fast.selection.shared`). So many batches are held at a time.
+            (`darts_fast.selection.shared`). Some batches for each of them are held at a time.
 
     Raises:
         ValueError: no batches, no tables, an unknown ``bn``, or a ``max_memory`` that does not hold
@@ -159,7 +162,7 @@ def score_tables(
     correct: list[Tensor] = []
     sizes: list[float] = []
     rest, rows = iter(batches), range(len(tables))
-    while group := list(islice(rest, world.size)):
+    while group := list(islice(rest, 1 if world.alone else ROUND * world.size)):
         for scores in shared_scores(evaluate, world, group, len(sizes), rows):
             losses.append(scores.loss)
             correct.append(scores.correct.double())
