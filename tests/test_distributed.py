@@ -238,6 +238,29 @@ def test_processes_hold_the_same_weights_and_running_statistics(tmp_path: Path) 
     assert moved  # batch norms see the shares: this is not the step of one process
 
 
+def _tuned_with_perturbation(world: World) -> Any:
+    """Edge weights that depend on all images of the batch."""
+
+    def perturb(net: Supernet, images: torch.Tensor, labels: torch.Tensor) -> Any:
+        own = {name: table.detach() for name, table in net.edge_weights().items()}
+        return {name: table * (1 + images.double().std()) for name, table in own.items()}
+
+    net = tiny("nasbench201", torch.float64)
+    net.train = lambda mode=True: nn.Module.train(net, False)  # type: ignore[method-assign]
+    config = SearchConfig(batch_size=7, sampling="epoch", learning_rate=0.1)
+    trainer = Trainer(net, few_digits(30), config, perturb=perturb, world=world)
+    trainer.start_tuning()
+    trainer.run_epoch(Reporter(), nothing)
+    return net.state_dict()
+
+
+def test_perturbations_see_the_joint_batch(tmp_path: Path) -> None:
+    alone = _tuned_with_perturbation(ALONE)
+    for found in in_world(tmp_path, _tuned_with_perturbation):
+        for name, value in alone.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-12)
+
+
 def _one_step(world: World) -> Any:
     net = tiny("s5", torch.float64)
     config = SearchConfig(method="blank", batch_size=9)

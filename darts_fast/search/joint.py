@@ -33,7 +33,8 @@ def share_loss(
     gradient, and no rows of logits.
 
     Args:
-        images, labels: the joint batch, ``[N, 3, H, W]`` and ``[N]``.
+        images: of this process's share, ``[n, 3, H, W]``.
+        labels: of the joint batch, ``[N]``.
         weights: as for the network's forward.
     """
     if world.alone:
@@ -41,9 +42,9 @@ def share_loss(
         return functional.cross_entropy(logits, labels), logits
     own = world.share(len(labels))
     with world.own_draws():
-        if own.start == own.stop:
+        if len(images) == 0:
             return images.new_zeros(()), images.new_zeros(0, 1)
-        logits = net(images[own], weights=weights)
+        logits = net(images, weights=weights)
     loss = functional.cross_entropy(logits, labels[own], reduction="sum")
     return loss / len(labels), logits
 

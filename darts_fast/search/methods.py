@@ -32,7 +32,8 @@ def first_order_step(
     Args:
         images: ``[N, 3, H, W]`` of the validation half.
         labels: ``[N]``.
-        world: processes that share the images; each gives all of them.
+        world: processes that share a batch; `images` are then this one's share, and `labels` those
+            of the whole batch.
 
     Returns:
         The validation loss before the step.

@@ -128,7 +128,7 @@ class Trainer:
         for images, labels in self._tuning_batches if self.tuning else self._search_batches:
             if self._architecture_step is not None:
                 valid_images, valid_labels = self._valid_batch()
-                valid_images = valid_images.to(self.dtype)
+                valid_images = self._own(valid_images, valid_labels).to(self.dtype)
                 loss = self._architecture_step(
                     self.net, self.arch_optimizer, valid_images, valid_labels, self.world
                 )
@@ -213,6 +213,7 @@ class Trainer:
             given = None
             if self.tuning and self.perturb is not None:
                 given = self.perturb(self.net, images, labels)
+            images = self._own(images, labels)
             loss, logits = share_loss(self.net, images, labels, self.world, given)
             if loss.requires_grad:
                 loss.backward()
@@ -235,6 +236,11 @@ class Trainer:
         self._correct5 += correct5
         self._images += len(labels)
 
+    def _own(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """This process's share of a batch with those labels, whose other images may not be made."""
+        whole = len(images) == len(labels)
+        return images[self.world.share(len(labels))] if whole else images
+
     def _joined(self, sums: list[float], images: int) -> list[float]:
         """The sums over all processes; gradients are joined and `asked` is agreed on the way."""
         if self.world.alone:
@@ -256,10 +262,9 @@ class Trainer:
         given: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         if not math.isfinite(loss):
-            own = images[self.world.share(len(images))]
             where = UNSEEN
-            if len(own) > 0:
-                where = first_non_finite(self.net, lambda: self.net(own, weights=given))
+            if len(images) > 0:
+                where = first_non_finite(self.net, lambda: self.net(images, weights=given))
             places = self.world.gather(where)
             where = next((place for place in places if place != UNSEEN), UNSEEN)
             raise self._non_finite(f"{kind} loss must be finite, got {loss}", where)
@@ -289,6 +294,8 @@ class Trainer:
             self.config.batch_size,
             generator(self.config.seed, stream),
             replacement=replacement,
+            # A perturbation of the weights may depend on all images of a batch.
+            share=None if self.world.alone or self.perturb is not None else self.world.share,
         )
 
     def _sgd(self, learning_rate: float) -> torch.optim.SGD:
