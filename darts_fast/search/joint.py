@@ -8,6 +8,7 @@ normalises with the statistics of its share.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Mapping
 
 import torch
@@ -17,7 +18,7 @@ from torch.nn import functional
 from darts_fast.distributed import World
 from darts_fast.nn import Supernet
 
-__all__ = ["join_gradients", "share_loss"]
+__all__ = ["check_same", "join_gradients", "share_loss"]
 
 
 def share_loss(
@@ -80,3 +81,17 @@ def join_gradients(net: nn.Module, images: int, world: World, sums: Tensor) -> N
     for weight, count in zip(weights, has.tolist(), strict=True):
         if count == 0:
             weight.grad = None
+
+
+def check_same(net: Supernet, world: World, when: str) -> None:
+    """Raise ValueError unless all processes hold the same weights, alphas and running statistics."""
+    if world.alone:
+        return
+    digest = hashlib.sha256()
+    for tensor in (*net.parameters(), *net.arch_parameters(), *net.buffers()):
+        digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
+    if len(set(world.gather(digest.hexdigest()))) > 1:
+        raise ValueError(
+            f"search: all {world.size} processes must hold the same weights {when}, got others; "
+            "they must start alike and use one torch version and one DARTS_FAST_CPU_CAPABILITY"
+        )

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -16,7 +15,7 @@ from darts_fast.finite import UNSEEN, clip_gradients, first_non_finite, non_fini
 from darts_fast.nn import Supernet
 from darts_fast.reporter import Asked, Asks, NonFiniteLossError, Reporter
 from darts_fast.search.config import SearchConfig
-from darts_fast.search.joint import join_gradients, share_loss
+from darts_fast.search.joint import check_same, join_gradients, share_loss
 from darts_fast.search.methods import ARCHITECTURE_STEPS
 from darts_fast.seeding import generator
 
@@ -139,7 +138,7 @@ class Trainer:
                 reporter.log(self._progress_line())
             reporter.advance(self.accuracy)
             between()
-        self._check_same()
+        check_same(self.net, self.world, f"after epoch {self.epoch}")
         accuracy = self.accuracy
         self.epoch += 1
         self.step = 0
@@ -152,21 +151,6 @@ class Trainer:
         where = non_finite_weights(self.net)
         if where is not None:
             raise self._non_finite("weights must be finite to be saved,", where)
-
-    def _check_same(self) -> None:
-        """Raise ValueError if the processes no longer hold the same weights."""
-        if self.world.alone:
-            return
-        digest = hashlib.sha256()
-        net = self.net
-        for tensor in (*net.parameters(), *net.arch_parameters(), *net.buffers()):
-            digest.update(tensor.detach().cpu().reshape(-1).view(torch.uint8).numpy().data)
-        if len(set(self.world.gather(digest.hexdigest()))) > 1:
-            raise ValueError(
-                f"search: all {self.world.size} processes must hold the same weights after epoch "
-                f"{self.epoch}, got others; they must start alike and use one torch version and "
-                "one DARTS_FAST_CPU_CAPABILITY"
-            )
 
     @property
     def accuracy(self) -> float:
@@ -215,7 +199,7 @@ class Trainer:
                 given = self.perturb(self.net, images, labels)
             images = self._own(images, labels)
             loss, logits = share_loss(self.net, images, labels, self.world, given)
-            if loss.requires_grad:
+            if len(images) > 0:
                 loss.backward()
         finally:
             for alpha in alphas:
