@@ -461,6 +461,39 @@ def test_all_stop_at_the_step_at_which_one_is_asked_to(
     assert (step > 0) == (phase != "scoring")
 
 
+class SavesAt(StopsAfter):
+    """Asks for a checkpoint after so many steps, and not to stop."""
+
+    stopping = False  # type: ignore[assignment]
+
+    @property
+    def saving(self) -> bool:
+        return self.count == self.steps
+
+
+def saved(world: World) -> list[int]:
+    """The steps at which a checkpoint is made; only the second process is asked for one."""
+    steps: list[int] = []
+    search = Search(
+        tiny("nasbench201"),
+        few_digits(64),
+        epochs=1,
+        batch_size=8,
+        select="magnitude",
+        reporter=SavesAt(2 if world.rank == 1 else 10**9),
+        checkpoint=lambda state: steps.append(state["trainer"]["step"]),
+        world=world,
+    )
+    search.run()
+    return steps
+
+
+def test_all_save_at_the_step_at_which_one_is_asked_to(tmp_path: Path) -> None:
+    first, second = in_world(tmp_path, saved)
+    assert first == second
+    assert len(first) == 1
+
+
 def searched(world: World, seed: int) -> Any:
     """The processes are seeded otherwise: all take what the first one has."""
     seed_everything(seed + world.rank)

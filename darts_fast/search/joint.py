@@ -84,7 +84,7 @@ def join_gradients(net: nn.Module, images: int, world: World, sums: Tensor) -> N
 
 
 def check_same(net: Supernet, world: World, when: str) -> None:
-    """Raise ValueError unless all processes hold the same weights, alphas and running statistics."""
+    """Raise ValueError unless all processes hold the same weights, alphas and buffers."""
     if world.alone:
         return
     digest = hashlib.sha256()
