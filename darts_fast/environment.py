@@ -11,12 +11,15 @@ from typing import Any
 import torch
 
 from darts_fast import __version__, cpu_capability
+from darts_fast.distributed import place
 
 __all__ = ["environment"]
 
 
 def environment() -> dict[str, Any]:
-    """Versions and machine; ``threads`` are those of torch, ``processors`` those of the machine."""
+    """Versions and machine; ``threads`` are those of torch, ``processors`` those of the machine,
+    ``processes`` those that share the run.
+    """
     return {
         "darts_fast": __version__,
         "torch": str(torch.__version__),  # a plain string, as checkpoints hold
@@ -27,6 +30,7 @@ def environment() -> dict[str, Any]:
         "processors": os.cpu_count(),
         "cpu_capability": cpu_capability(),
         "threads": torch.get_num_threads(),
+        "processes": place()[1],
     }
 
 

@@ -15,11 +15,14 @@ from torch import Tensor, nn
 
 from darts_fast.nn import Supernet
 
-__all__ = ["clip_gradients", "first_non_finite", "non_finite_weights", "place"]
+__all__ = ["UNSEEN", "clip_gradients", "first_non_finite", "non_finite_weights", "place"]
 
 _PLACE = re.compile(
     r"cells\.(?P<cell>\d+)(\.(_ops|edges|layers)\.(?P<edge>[^.]+)((\._ops)?\.(?P<op>\d+))?)?"
 )
+
+
+UNSEEN = "the loss itself; every output was finite when repeated"
 
 
 def first_non_finite(net: nn.Module, forward: Callable[[], object]) -> str:
@@ -60,7 +63,7 @@ def first_non_finite(net: nn.Module, forward: Callable[[], object]) -> str:
             hook.remove()
         for buffer, value in buffers:
             buffer.copy_(value)
-    return found[0] if found else "the loss itself; every output was finite when repeated"
+    return found[0] if found else UNSEEN
 
 
 def non_finite_weights(net: nn.Module) -> str | None:

@@ -6,9 +6,10 @@ never asks for either.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-__all__ = ["Interrupted", "NonFiniteLossError", "Reporter", "save_or_stop"]
+__all__ = ["Asked", "Asks", "Interrupted", "NonFiniteLossError", "Reporter", "save_or_stop"]
 
 
 class Interrupted(Exception):  # noqa: N818  (a request, not an error)
@@ -48,14 +49,32 @@ class Reporter:
         return False
 
 
-def save_or_stop(reporter: Reporter, checkpoint: Callable[[], object]) -> None:
-    """What the reporter asks for after a step, when the state is whole.
+class Asks(Protocol):
+    """What says whether to save or to stop: a `Reporter`, or an `Asked`."""
+
+    @property
+    def saving(self) -> bool: ...
+
+    @property
+    def stopping(self) -> bool: ...
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What processes that share a step have agreed on: what any of their reporters asks for."""
+
+    saving: bool
+    stopping: bool
+
+
+def save_or_stop(asks: Asks, checkpoint: Callable[[], object]) -> None:
+    """What is asked for after a step, when the state is whole.
 
     Raises:
-        Interrupted: it asked to stop; the checkpoint is made.
+        Interrupted: to stop; the checkpoint is made.
     """
-    stopping = reporter.stopping  # asked once: a signal may come at any moment
-    if stopping or reporter.saving:
+    stopping = asks.stopping  # asked once: a signal may come at any moment
+    if stopping or asks.saving:
         checkpoint()
     if stopping:
         raise Interrupted

@@ -197,3 +197,19 @@ def test_cuda_gives_what_the_cpu_gives() -> None:
     there = augmentation(images.cuda(), torch.Generator().manual_seed(1))
     assert there.device.type == "cuda"
     torch.testing.assert_close(there.cpu(), here, rtol=0, atol=2e-6)
+
+
+@pytest.mark.parametrize("cutout_prob", [0.5, 1.0])
+@pytest.mark.parametrize("flip", [False, True])
+def test_a_share_of_a_batch_gets_what_it_would_get_in_it(flip: bool, cutout_prob: float) -> None:
+    augmentation = Augmentation(
+        (0.5, 0.4, 0.3), (0.2, 0.3, 0.4), pad=2, flip=flip, cutout=4, cutout_prob=cutout_prob
+    )
+    images = torch.randint(256, (7, 3, 8, 8), dtype=torch.uint8)
+    generator = torch.Generator().manual_seed(3)
+    whole = augmentation(images, generator)
+    for own in (slice(0, 4), slice(4, 7), slice(7, 7)):
+        again = torch.Generator().manual_seed(3)
+        part = augmentation(images[own], again, share=(own, 7))
+        assert torch.equal(part, whole[own])
+        assert torch.equal(again.get_state(), generator.get_state())

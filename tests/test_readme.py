@@ -111,3 +111,17 @@ def test_a_table_is_made_from_a_result():
     assert "| step | 6.00 | 8.00 | 2.000 | 100.0 | 50.0 | 200.0 | 0.50 |" in filled
     with pytest.raises(ValueError, match="a table must be one of"):
         tables.filled(place.format("missing"), recorded)
+
+
+def test_scaling_is_that_of_the_result_file():
+    text = (ROOT / "docs" / "scaling.md").read_text()
+    result = json.loads((RESULTS / "scaling.json").read_text())
+    assert result["same removals"]
+    assert f"{result['bytes of a weight step']:,} bytes" in text
+    for name, row in (("step", "search step"), ("removals", "removals")):
+        times = result[name]
+        cells = []
+        for unit in ("seconds", "CPU seconds"):
+            alone, shared = times[f"alone {unit}"], times[f"shared {unit}"]
+            cells += [alone, shared, alone / shared]
+        assert re.search(f"{row}.*" + r" \| ".join(f"{value:.2f}" for value in cells), text), name

@@ -4,19 +4,51 @@
 from __future__ import annotations
 
 import shlex
+import signal
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from darts_fast.cli.console import RunReporter, signals_heard
+from darts_fast.cli.console import RunReporter, SignalReporter, Stopped, signals_heard
+from darts_fast.distributed import RankLostError, launcher
 from darts_fast.environment import environment
 from darts_fast.reporter import Interrupted, NonFiniteLossError
 from darts_fast.runs import CHECKPOINT, PREVIOUS, RESULTS, RunDirectory, RunDirectoryError
 
-__all__ = ["Checkpoints", "of_this_run"]
+__all__ = ["Checkpoints", "following", "go_on_command", "of_this_run"]
 
 # Going on is bit for bit only where these are as they were.
-ROUNDING = ("threads", "torch", "cpu_capability")
+ROUNDING = ("threads", "torch", "cpu_capability", "processes")
+
+
+def go_on_command(command: str, path: object, flags: str = "--resume") -> str:
+    """What a user types to go on with the run in the directory `path`."""
+    return f"{launcher()} {command} {flags} --save {shlex.quote(str(path))}"
+
+
+@contextmanager
+def _lost(go_on: str) -> Iterator[None]:
+    """A RankLostError says how to go on."""
+    try:
+        yield
+    except RankLostError as error:
+        raise RankLostError(f"{error}; go on from the last checkpoint with: {go_on}") from error
+
+
+@contextmanager
+def following(reporter: SignalReporter, go_on: str) -> Iterator[None]:
+    """As `Checkpoints.guarded`, for a process that saves nothing itself.
+
+    Raises:
+        Stopped: a signal ended the run.
+        RankLostError: as raised, with the way to go on.
+    """
+    with signals_heard(reporter), _lost(go_on):
+        try:
+            yield
+        except Interrupted:
+            signum = reporter.signum or signal.SIGTERM
+            raise Stopped("stopped with the other processes", signum) from None
 
 
 @contextmanager
@@ -48,8 +80,7 @@ class Checkpoints:
     @classmethod
     def of_command(cls, command: str, run: RunDirectory, reporter: RunReporter) -> Checkpoints:
         """Of a command whose runs are named by ``--save``."""
-        where = shlex.quote(str(run.path))
-        return cls(run, reporter, lambda flags: f"darts-fast {command} {flags} --save {where}")
+        return cls(run, reporter, lambda flags: go_on_command(command, run.path, flags))
 
     def save(self, state: Mapping[str, Any]) -> None:
         """Save the state of the command with the time spent and what rounding depends on."""
@@ -83,7 +114,7 @@ class Checkpoints:
             restore(saved["state"])
             self.reporter.seconds = dict(saved["seconds"])
             self.reporter.cpu_seconds = dict(saved["cpu_seconds"])
-            then, now = saved["environment"], environment()
+            then, now = {"processes": 1, **saved["environment"]}, environment()
         for key in ROUNDING:
             if then.get(key) != now[key]:
                 self.reporter.say(
@@ -100,9 +131,10 @@ class Checkpoints:
         Raises:
             Stopped: a signal ended the run, and its state is saved.
             NonFiniteLossError: as raised, with the checkpoint that is kept.
+            RankLostError: another process of the run is gone, with the way to go on.
             RunDirectoryError: a file could not be written, with the way to go on.
         """
-        with signals_heard(self.reporter):
+        with signals_heard(self.reporter), _lost(self._go_on("--resume")):
             try:
                 yield
             except Interrupted:

@@ -36,7 +36,7 @@ from darts_fast.history import HISTORY, append_event
 from darts_fast.runs import STATUS, RunDirectory
 from darts_fast.search import Reporter
 
-__all__ = ["RunReporter", "Stopped", "command_arguments", "signals_heard"]
+__all__ = ["RunReporter", "SignalReporter", "Stopped", "command_arguments", "signals_heard"]
 
 # Lines that are for the log file: a selection writes hundreds of them.
 QUIET = ("valid_acc  ", "valid_loss ", "train ", "genotype = ")
@@ -66,7 +66,38 @@ class _RateColumn(TextColumn):
         return Text("" if speed is None else f"{speed:.1f}/s", style="progress.data.speed")
 
 
-class RunReporter(Reporter):
+class SignalReporter(Reporter):
+    """Silent, but asks for what signals ask for.
+
+    Attributes:
+        tells: whether a signal is acknowledged on standard error.
+        signum: of the signal that asked to stop, or None.
+        save_asked: whether SIGUSR1 asked for a checkpoint that is not made yet.
+    """
+
+    tells = False
+
+    def __init__(self) -> None:
+        self.signum: int | None = None
+        self.save_asked = False
+
+    def saved(self) -> None:
+        """A checkpoint is made."""
+        self.save_asked = False
+
+    def close(self) -> None:
+        """The run has ended, however it did."""
+
+    @property
+    def saving(self) -> bool:
+        return self.save_asked
+
+    @property
+    def stopping(self) -> bool:
+        return self.signum is not None
+
+
+class RunReporter(SignalReporter):
     """Writes every line to the run's log, shows progress, and measures each phase.
 
     Args:
@@ -78,13 +109,14 @@ class RunReporter(Reporter):
         phase: the phase under way, "" between phases.
         position: ``(done, total)`` of the phase.
         seconds, cpu_seconds: by phase name, summed over all processes that worked on the run.
-        signum: of the signal that asked to stop, or None.
-        save_asked: whether SIGUSR1 asked for a checkpoint that is not made yet.
     """
+
+    tells = True
 
     def __init__(
         self, run: RunDirectory, console: Console | None = None, *, save_every: float = 0.0
     ) -> None:
+        super().__init__()
         self.run = run
         self.save_every = save_every
         self.console = console or Console()
@@ -92,8 +124,6 @@ class RunReporter(Reporter):
         self.position = (0, 0)
         self.seconds: dict[str, float] = {}
         self.cpu_seconds: dict[str, float] = {}
-        self.signum: int | None = None
-        self.save_asked = False
         self._saved_at = time.monotonic()
         self._progress: Progress | None = None
         self._task: TaskID | None = None
@@ -182,28 +212,24 @@ class RunReporter(Reporter):
         return {"seconds": wall, "cpu_seconds": cpu}
 
     def saved(self) -> None:
-        """A checkpoint is made."""
-        self.save_asked = False
+        super().saved()
         self._saved_at = time.monotonic()
 
     @property
     def saving(self) -> bool:
         due = 0 < self.save_every <= time.monotonic() - self._saved_at
-        return self.save_asked or due
-
-    @property
-    def stopping(self) -> bool:
-        return self.signum is not None
+        return super().saving or due
 
     def stopped(self, how_to_go_on: str) -> Stopped:
         """The exception that ends the process after an interruption."""
-        assert self.signum is not None
         done, total = self.position
-        name = signal.Signals(self.signum).name
+        name = "a signal to another process"
+        if self.signum is not None:
+            name = signal.Signals(self.signum).name
         return Stopped(
             f"stopped by {name} in phase {self.phase} after {done} of {total} steps; "
             f"{how_to_go_on}",
-            self.signum,
+            self.signum or signal.SIGTERM,
         )
 
     def _epoch_done(self, epoch: int, epochs: int) -> None:
@@ -235,7 +261,7 @@ class RunReporter(Reporter):
 
 
 @contextmanager
-def signals_heard(reporter: RunReporter) -> Iterator[None]:
+def signals_heard(reporter: SignalReporter) -> Iterator[None]:
     """SIGINT and SIGTERM let the step finish and the checkpoint be saved; a second SIGINT ends at
     once. SIGUSR1 asks for a checkpoint after the step.
     """
@@ -244,9 +270,8 @@ def signals_heard(reporter: RunReporter) -> Iterator[None]:
         if reporter.stopping and signum == signal.SIGINT:
             raise KeyboardInterrupt
         reporter.signum = signum
-        os.write(
-            2, b"\nstopping after this step ...\n"
-        )  # a buffered stream may be in use right now
+        if reporter.tells:  # a buffered stream may be in use right now
+            os.write(2, b"\nstopping after this step ...\n")
 
     def save(signum: int, frame: FrameType | None) -> None:
         reporter.save_asked = True

@@ -12,12 +12,13 @@ from typing import Any
 from rich.table import Table
 
 from darts_fast.cli.checkpoints import Checkpoints
-from darts_fast.cli.console import RunReporter, command_arguments
+from darts_fast.cli.console import RunReporter, SignalReporter, command_arguments
 from darts_fast.cli.derive import check_derived, train_derived
 from darts_fast.cli.options import with_cutout
 from darts_fast.cli.selecting import selection_config
 from darts_fast.data import Dataset, describe_classes, describe_halves
 from darts_fast.derive.train import TrainConfig
+from darts_fast.distributed import ALONE, World
 from darts_fast.environment import environment
 from darts_fast.files import atomic_save
 from darts_fast.nn import build_supernet
@@ -36,13 +37,14 @@ SUPERNET = "supernet-{epoch:03d}.pt"  # epochs of training behind it
 class Pipeline:
     """Search, selection and derived training with the settings of the command line.
 
-    A run is begun, or goes on from the state of an earlier process, and is run to its end.
+    A run is begun, or goes on from the state of an earlier process, and is run to its end. Several
+    processes share search and selection: the first calls `begin` and `run`, the others `follow`.
 
     Raises:
         ValueError: settings out of range or unfit for the data; nothing has been written then.
     """
 
-    def __init__(self, settings: Mapping[str, Any], data: Dataset) -> None:
+    def __init__(self, settings: Mapping[str, Any], data: Dataset, world: World = ALONE) -> None:
         self.settings = settings
         self.data = data
         self.space = get_space(settings["space"])
@@ -60,6 +62,7 @@ class Pipeline:
             select=settings["select"],
             selection=selection_config(settings, self.space),
             proj_images=settings["proj_images"],
+            world=world,
         )
         self.random = random_genotype(self.space, generator(settings["seed"], "random genotype"))
         self.train_config = TrainConfig(
@@ -127,6 +130,16 @@ class Pipeline:
             draw_genotype(genotypes[label], path)
         self._write_results(result, run, reporter)
         self._show(reporter, pictures, run)
+
+    def follow(self, reporter: SignalReporter) -> None:
+        """Search and selection, or what is left of them, as one of the other processes of a world.
+
+        Raises:
+            Interrupted: one of the processes was asked to stop.
+        """
+        self.search.reporter = reporter
+        self.search.checkpoint = lambda _: reporter.saved()
+        self.search.run()
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a later process needs to go on bit for bit."""

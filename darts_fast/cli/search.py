@@ -8,8 +8,8 @@ from typing import Any
 
 import click
 
-from darts_fast.cli.checkpoints import Checkpoints
-from darts_fast.cli.console import RunReporter
+from darts_fast.cli.checkpoints import Checkpoints, following, go_on_command
+from darts_fast.cli.console import RunReporter, SignalReporter
 from darts_fast.cli.options import (
     CONTEXT,
     common_options,
@@ -23,6 +23,8 @@ from darts_fast.cli.options import (
 from darts_fast.cli.pipeline import Pipeline
 from darts_fast.cli.scalars import check_scalars
 from darts_fast.cli.selecting import selection_options
+from darts_fast.distributed import World, join, leave
+from darts_fast.runs import RunDirectory
 from darts_fast.search import METHODS, SAMPLINGS
 from darts_fast.spaces import SPACES
 
@@ -109,22 +111,61 @@ def search(ctx: click.Context, **_: Any) -> None:
 
     The defaults are those of the DARTS and DARTS-PT code. The run's directory gets log.txt,
     config.json, genotype.txt, results.json, the last two checkpoints and pictures of the cells.
+    Under torchrun, as python -m darts_fast search, several processes share search and selection.
     """
-    settings = fill_in_config(ctx)
-    check_scalars(settings)
-    set_threads(settings["threads"])
-    data = read_data(settings)
-    cutout = settings["cutout_length"] if settings["cutout"] else None
-    data = replace(
-        data, augmentation=with_cutout(data.augmentation, cutout, settings["cutout_prob"])
-    )
-    pipeline = Pipeline(settings, data)  # checks everything before a directory is made
-    run = open_run(ctx, settings)
-    reporter = RunReporter(run, save_every=settings["save_every"])
-    checkpoints = Checkpoints.of_command("search", run, reporter)
-    with checkpoints.guarded():
+    world = join()
+    ctx.call_on_close(leave)
+    settings = world.first(lambda: fill_in_config(ctx))
+    with world.together():  # checks everything before a directory is made
+        check_scalars(settings)
+        set_threads(settings["threads"])
+        data = read_data(settings)
+        cutout = settings["cutout_length"] if settings["cutout"] else None
+        data = replace(
+            data, augmentation=with_cutout(data.augmentation, cutout, settings["cutout_prob"])
+        )
+        pipeline = Pipeline(settings, data, world)
+    run: RunDirectory | None = None
+
+    def opened() -> str:
+        nonlocal run
+        run = open_run(ctx, settings)
+        return str(run.path)
+
+    path = world.first(opened)
+    if run is None:
+        _follow(pipeline, world, go_on_command("search", path))
+    else:
+        _lead(ctx, pipeline, world, RunReporter(run, save_every=settings["save_every"]))
+
+
+def _lead(ctx: click.Context, pipeline: Pipeline, world: World, reporter: RunReporter) -> None:
+    """The run, in the process that has its directory."""
+    checkpoints = Checkpoints.of_command("search", reporter.run, reporter)
+    loaded: Any = None
+
+    def restore(state: Any) -> None:
+        nonlocal loaded
+        pipeline.load_state_dict(state)
+        loaded = state
+
+    def begin() -> Any:
         if not ctx.params["resume"] or not checkpoints.load(
-            pipeline.load_state_dict, previous=ctx.params["previous"]
+            restore, previous=ctx.params["previous"]
         ):
             pipeline.begin(checkpoints)
+        return loaded
+
+    with checkpoints.guarded():
+        world.first(begin)
         pipeline.run(checkpoints)
+
+
+def _follow(pipeline: Pipeline, world: World, go_on: str) -> None:
+    """Search and selection in each other process."""
+    reporter = SignalReporter()
+    with following(reporter, go_on):
+        loaded = world.first(lambda: None)
+        if loaded is not None:
+            pipeline.load_state_dict(loaded)
+        pipeline.follow(reporter)

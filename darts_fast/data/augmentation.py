@@ -61,11 +61,19 @@ class Augmentation:
         """The same normalisation and nothing random."""
         return replace(self, pad=0, flip=False, cutout=0)
 
-    def __call__(self, images: Tensor, generator: torch.Generator | None = None) -> Tensor:
+    def __call__(
+        self,
+        images: Tensor,
+        generator: torch.Generator | None = None,
+        *,
+        share: tuple[slice, int] | None = None,
+    ) -> Tensor:
         """Augment a batch.
 
         images: uint8 [b, 3, H, W], any layout (channels_last is the fast one).
         generator: source of all draws; they do not depend on the images' device.
+        share: which part of a batch the images are, and the size of that batch: they get what they
+            would get in it, and the generator ends where it would.
         Returns float32 [b, 3, H, W], channels_last, on the images' device.
         Raises TypeError for another dtype, ValueError for another shape or where a generator is
         needed and missing.
@@ -79,22 +87,30 @@ class Augmentation:
                 "Augmentation: a generator is needed for random parts, got None with "
                 f"pad={self.pad}, flip={self.flip}, cutout={self.cutout}"
             )
+        own, count = share or (slice(None), len(images))
         pixels = images.permute(0, 2, 3, 1).contiguous()  # [b, H, W, 3]
-        if images.numel() and generator is not None and (self.pad or self.flip):
-            pixels = self._crop_and_flip(pixels, generator)
+        if count and generator is not None and (self.pad or self.flip):
+            pixels = self._crop_and_flip(pixels, generator, own, count)
         x = self._normalise(pixels)
-        if images.numel() and generator is not None and self.cutout:
-            self._cut_out(x, generator)
+        if count and generator is not None and self.cutout:
+            self._cut_out(x, generator, own, count)
         return x.permute(0, 3, 1, 2)
 
-    def _crop_and_flip(self, pixels: Tensor, generator: torch.Generator) -> Tensor:
-        """uint8 [b, H, W, 3] -> the same; draws the windows' rows and columns, then the flips."""
+    def _crop_and_flip(
+        self, pixels: Tensor, generator: torch.Generator, own: slice, count: int
+    ) -> Tensor:
+        """uint8 [b, H, W, 3] -> the same; draws the windows' rows and columns, then the flips, for
+        all `count` images of the batch.
+        """
         batch, height, width, _ = pixels.shape
         pad, device = self.pad, pixels.device
         if pad:
-            top, left = _integers(2 * pad + 1, (2, batch), generator, device)
+            top, left = _integers(2 * pad + 1, (2, count), generator, device)[:, own]
         else:
             top = left = torch.zeros(batch, dtype=torch.int64, device=device)
+        flipped = _uniform(count, generator, device)[own] < 0.5 if self.flip else None
+        if batch == 0:
+            return pixels
 
         # Plane 0 holds the padded images and plane 1 their mirror images, in which the window that
         # starts at column `left` starts at column `2 * pad - left`. So every row of the result,
@@ -103,9 +119,8 @@ class Augmentation:
         inner = planes[:, :, pad : pad + height, pad : pad + width]
         inner[0] = pixels
         image = torch.arange(batch, device=device)
-        if self.flip:
+        if flipped is not None:
             inner[1] = pixels.flip(2)
-            flipped = _uniform(batch, generator, device) < 0.5
             left = torch.where(flipped, 2 * pad - left, left)
             image = torch.where(flipped, image + batch, image)
         row = (image * (height + 2 * pad) + top)[:, None] + torch.arange(height, device=device)
@@ -122,14 +137,16 @@ class Augmentation:
         x = pixels.view(batch * height, 3 * width).to(torch.float32)
         return x.mul_(affine[0]).add_(affine[1]).view(batch, height, width, 3)
 
-    def _cut_out(self, x: Tensor, generator: torch.Generator) -> None:
-        """In place on float32 [b, H, W, 3]; draws the centres' rows, columns, then whether."""
+    def _cut_out(self, x: Tensor, generator: torch.Generator, own: slice, count: int) -> None:
+        """In place on float32 [b, H, W, 3]; draws the centres' rows, columns, then whether, for all
+        `count` images of the batch.
+        """
         batch, height, width, _ = x.shape
         half, device = self.cutout // 2, x.device
-        row = _integers(height, (batch,), generator, device)
-        column = _integers(width, (batch,), generator, device)
+        row = _integers(height, (count,), generator, device)[own]
+        column = _integers(width, (count,), generator, device)[own]
         if self.cutout_prob < 1:
-            chosen = _uniform(batch, generator, device) < self.cutout_prob
+            chosen = _uniform(count, generator, device)[own] < self.cutout_prob
             row = torch.where(chosen, row, height + half)  # a square below the image
         # Row c of `keep` is the factor of an image row cut around column c; the last row is all 1.
         offset = (

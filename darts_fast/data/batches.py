@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -30,6 +30,9 @@ class Batches:
     epoch. Objects may share a generator if they are saved and loaded together. Starting an epoch
     ends the one before: going on with its iterator raises RuntimeError.
 
+    share: of the size of a batch, says which of its images to make, where other processes make the
+    others; labels are still those of the whole batch, and draws are made for all of it.
+
     Raises ValueError for an empty set, a batch size below 1, or an epoch without a batch.
     """
 
@@ -42,6 +45,7 @@ class Batches:
         *,
         replacement: bool = False,
         drop_last: bool = False,
+        share: Callable[[int], slice] | None = None,
     ) -> None:
         if batch_size < 1:
             raise ValueError(f"Batches: batch_size must be at least 1, got {batch_size}")
@@ -56,6 +60,7 @@ class Batches:
         self.generator = generator
         self.replacement = replacement
         self.drop_last = drop_last
+        self.share = share
         self._order: Tensor | None = None  # of the epoch under way, if without replacement
         self._position: int | None = None  # batches given in the epoch under way
         self._loaded = False  # the next iteration continues
@@ -125,8 +130,13 @@ class Batches:
         return torch.randperm(len(self.images), generator=self.generator, device=device)
 
     def _batch(self, indices: Tensor) -> Batch:
-        chosen = self.images.subset(indices)
-        return self.augmentation(chosen.images, self.generator), chosen.labels
+        if self.share is None:
+            chosen = self.images.subset(indices)
+            return self.augmentation(chosen.images, self.generator), chosen.labels
+        own = self.share(len(indices))
+        part = self.images.subset(indices[own]).images
+        labels = self.images.labels[indices.to(self.images.labels.device)]
+        return self.augmentation(part, self.generator, share=(own, len(indices))), labels
 
 
 def fixed_batches(images: Images, augmentation: Augmentation, batch_size: int) -> list[Batch]:

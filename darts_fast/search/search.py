@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from darts_fast.data import Augmentation, Batches, Dataset, fixed_batches
+from darts_fast.distributed import ALONE, World
 from darts_fast.evaluation import evaluate
 from darts_fast.nn import Supernet
 from darts_fast.reporter import Interrupted, Reporter, save_or_stop
@@ -77,6 +78,8 @@ class Search:
         checkpoint: takes the state when an epoch or a projection is about to begin, the run is to
             stop, or the reporter wants it saved.
         snapshot: called with the number of the epoch after every epoch of the search.
+        world: processes that search together (`darts_fast.distributed.join`), each with the same
+            arguments. They start from weights and random state of the first.
 
     Attributes:
         pool_images: images that the selection scores on.
@@ -99,6 +102,7 @@ class Search:
         reporter: Reporter | None = None,
         checkpoint: Callable[[dict[str, Any]], object] | None = None,
         snapshot: Callable[[int], object] | None = None,
+        world: World = ALONE,
         **settings: Any,
     ) -> None:
         if select not in SELECTIONS:
@@ -108,7 +112,8 @@ class Search:
         self.data = data
         self.config = replace(config or SearchConfig(), **settings)
         self.reporter = reporter or Reporter()
-        self.trainer = Trainer(net, data, self.config, augmentation, perturb)
+        self.world = world
+        self.trainer = Trainer(net, data, self.config, augmentation, perturb, world)
         self._recorder = DecisionRecorder()
         self.history: list[dict[str, Any]] = []
         self._select = select
@@ -128,7 +133,9 @@ class Search:
             from there.
             NonFiniteLossError: a training loss, its gradient or a weight to be saved is NaN or
             infinite; the state handed to ``checkpoint`` before it is whole.
+            RankLostError: a process of the world is gone.
         """
+        self._start_alike()
         if self._magnitude is None:
             self._train_supernet()
             self._magnitude = magnitude_genotype(self.net)
@@ -171,6 +178,13 @@ class Search:
         self._recorder.skip(0 if self._selection is None else len(self._selection.decisions))
         set_rng_state(state["rng"])
 
+    def _start_alike(self) -> None:
+        if self.world.alone:
+            return
+        state, random = self.world.broadcast((self.net.full_state_dict(), rng_state()))
+        self.net.load_full_state_dict(state)
+        set_rng_state(random)
+
     def _train_supernet(self) -> None:
         trainer, reporter = self.trainer, self.reporter
         steps = trainer.epoch_steps
@@ -205,15 +219,25 @@ class Search:
 
     def _validate(self) -> tuple[float, float]:
         """Accuracy in percent and loss on the validation half."""
+        valid, world = self.trainer.valid, self.world
+        own = valid
+        if not world.alone:
+            own = valid.subset(torch.arange(len(valid))[world.share(len(valid))])
         random = rng_state()  # noise operations draw in evaluation too; the search must not see it
-        found = evaluate(
-            self.net,
-            self.trainer.valid,
-            lambda images: self.data.plain(images).to(self.trainer.dtype),
-            self.config.batch_size,
-        )
+        accuracy = loss = 0.0
+        if len(own) > 0:
+            accuracy, loss = evaluate(
+                self.net,
+                own,
+                lambda images: self.data.plain(images).to(self.trainer.dtype),
+                self.config.batch_size,
+            )
         set_rng_state(random)
-        return found
+        if world.alone:
+            return accuracy, loss
+        parts = world.gather((round(accuracy * len(own) / 100), loss * len(own)))
+        correct, losses = (sum(column) for column in zip(*parts, strict=True))
+        return 100 * correct / len(valid), losses / len(valid)
 
     def _build_selection(
         self, config: SelectionConfig | None, proj_images: int | None
@@ -254,6 +278,7 @@ class Search:
             log=self._log,
             between=self._between_forwards,
             checkpoint=self._between_decisions,
+            world=self.world,
         )
 
     def _fresh_pass(self) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:
@@ -284,11 +309,18 @@ class Search:
     def _converge(self, net: Supernet) -> None:
         """Tune a copy of the network, every copy on the same sequence of images."""
         own = self.trainer
-        trainer = Trainer(net, self.data, self.config, own.augmentation, own.perturb)
+        trainer = Trainer(net, self.data, self.config, own.augmentation, own.perturb, self.world)
+
+        def between() -> None:
+            """As between forwards, but the step has advanced the reporter already."""
+            self._done += 1
+            if trainer.asked.stopping:
+                raise Interrupted
+
         trainer.start_tuning()
         for epoch in range(self._converge_epochs):
             self.reporter.log(f"epoch {epoch} lr {trainer.learning_rate:e}")
-            accuracy = trainer.run_epoch(self.reporter, self._between_converging_steps)
+            accuracy = trainer.run_epoch(self.reporter, between)
             self.reporter.log(f"train_acc {accuracy:f}")
 
     def _log(self, line: str) -> None:
@@ -309,17 +341,11 @@ class Search:
             self.checkpoint(self.state_dict())
 
     def _between_steps(self) -> None:
-        save_or_stop(self.reporter, self._checkpoint)
+        save_or_stop(self.trainer.asked, self._checkpoint)
 
     def _between_tuning_steps(self) -> None:
         self._done += 1
         self._between_steps()
-
-    def _between_converging_steps(self) -> None:
-        """As between forwards, but the step has advanced the reporter already."""
-        self._done += 1
-        if self.reporter.stopping:
-            raise Interrupted
 
     def _between_forwards(self) -> None:
         """A projection is done again from its beginning: the checkpoint made there stands."""

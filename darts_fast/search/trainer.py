@@ -8,13 +8,14 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
-from torch.nn import functional
 
 from darts_fast.data import Augmentation, Batches, Dataset, Images, split
-from darts_fast.finite import clip_gradients, first_non_finite, non_finite_weights
+from darts_fast.distributed import ALONE, World
+from darts_fast.finite import UNSEEN, clip_gradients, first_non_finite, non_finite_weights
 from darts_fast.nn import Supernet
-from darts_fast.reporter import NonFiniteLossError, Reporter
+from darts_fast.reporter import Asked, Asks, NonFiniteLossError, Reporter
 from darts_fast.search.config import SearchConfig
+from darts_fast.search.joint import check_same, join_gradients, share_loss
 from darts_fast.search.methods import ARCHITECTURE_STEPS
 from darts_fast.seeding import generator
 
@@ -36,10 +37,13 @@ class Trainer:
         config: see :class:`SearchConfig`.
         augmentation: of both halves, default ``data.augmentation``.
         perturb: gives edge weights for each weight step of the tuning, see `Search`.
+        world: processes that train together, each with the same network, data, settings and global
+            random state: they share every batch (`darts_fast.search.joint`).
 
     Attributes:
         train, valid: the two halves.
         epoch_steps: steps of one epoch.
+        asked: whether to save or to stop after the present step, the same in all processes.
     """
 
     def __init__(
@@ -49,9 +53,13 @@ class Trainer:
         config: SearchConfig,
         augmentation: Augmentation | None = None,
         perturb: Perturb | None = None,
+        world: World = ALONE,
     ) -> None:
         self.net = net
         self.perturb = perturb
+        self.world = world
+        self.asked: Asks = Reporter()
+        self._reporter = Reporter()
         self.config = config
         self.augmentation = augmentation or data.augmentation
         parameter = next(net.parameters())
@@ -108,18 +116,21 @@ class Trainer:
             NonFiniteLossError: a loss or the weights' gradient is NaN or infinite; the message says
             epoch, step, and cell, edge and operation of the first such value. The step moves no
             weight.
+            ValueError: the processes of the world do not hold the same weights.
+            RankLostError: a process of the world is gone.
         """
         if self.step == 0:
             self._loss = self._correct = self._correct5 = self._images = 0.0
         for group in self.optimizer.param_groups:
             group["lr"] = self.learning_rate
+        self._reporter = self.asked = reporter
         self.net.train()
         for images, labels in self._tuning_batches if self.tuning else self._search_batches:
             if self._architecture_step is not None:
                 valid_images, valid_labels = self._valid_batch()
-                valid_images = valid_images.to(self.dtype)
+                valid_images = self._own(valid_images, valid_labels).to(self.dtype)
                 loss = self._architecture_step(
-                    self.net, self.arch_optimizer, valid_images, valid_labels
+                    self.net, self.arch_optimizer, valid_images, valid_labels, self.world
                 )
                 self._check_finite(loss, "architecture", valid_images)
             self._weight_step(images.to(self.dtype), labels)
@@ -128,6 +139,7 @@ class Trainer:
                 reporter.log(self._progress_line())
             reporter.advance(self.accuracy)
             between()
+        check_same(self.net, self.world, f"after epoch {self.epoch}")
         accuracy = self.accuracy
         self.epoch += 1
         self.step = 0
@@ -191,13 +203,17 @@ class Trainer:
             given = None
             if self.tuning and self.perturb is not None:
                 given = self.perturb(self.net, images, labels)
-            logits = self.net(images, weights=given)
-            loss = functional.cross_entropy(logits, labels)
-            loss.backward()
+            images = self._own(images, labels)
+            loss, logits = share_loss(self.net, images, labels, self.world, given)
+            if len(images) > 0:
+                loss.backward()
         finally:
             for alpha in alphas:
                 alpha.requires_grad_(True)
-        value = float(loss.detach())
+        own = labels[self.world.share(len(labels))]
+        best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == own[:, None]
+        sums = [float(loss.detach()), float(best[:, 0].sum()), float(best.sum())]
+        value, correct, correct5 = self._joined(sums, len(labels))
         self._check_finite(value, "training", images, given)
         norm, where = clip_gradients(self.net, self.config.grad_clip)
         if where is not None:
@@ -206,10 +222,27 @@ class Trainer:
             )
         self.optimizer.step()
         self._loss += value * len(labels)
-        best = logits.detach().topk(min(5, logits.shape[1]), dim=1).indices == labels[:, None]
-        self._correct += float(best[:, 0].sum())
-        self._correct5 += float(best.sum())
+        self._correct += correct
+        self._correct5 += correct5
         self._images += len(labels)
+
+    def _own(self, images: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
+        """This process's share of a batch with those labels, whose other images may not be made."""
+        whole = len(images) == len(labels)
+        return images[self.world.share(len(labels))] if whole else images
+
+    def _joined(self, sums: list[float], images: int) -> list[float]:
+        """The sums over all processes; gradients are joined and `asked` is agreed on the way."""
+        if self.world.alone:
+            return sums
+        asked = [float(self._reporter.saving), float(self._reporter.stopping)]
+        both = next(self.net.parameters()).new_tensor(
+            [*sums, *asked], dtype=torch.promote_types(self.dtype, torch.float32)
+        )
+        join_gradients(self.net, images, self.world, both)
+        *sums, saving, stopping = both.tolist()
+        self.asked = Asked(saving=saving > 0, stopping=stopping > 0)
+        return sums
 
     def _check_finite(
         self,
@@ -219,7 +252,11 @@ class Trainer:
         given: Mapping[str, torch.Tensor] | None = None,
     ) -> None:
         if not math.isfinite(loss):
-            where = first_non_finite(self.net, lambda: self.net(images, weights=given))
+            where = UNSEEN
+            if len(images) > 0:
+                where = first_non_finite(self.net, lambda: self.net(images, weights=given))
+            places = self.world.gather(where)
+            where = next((place for place in places if place != UNSEEN), UNSEEN)
             raise self._non_finite(f"{kind} loss must be finite, got {loss}", where)
 
     def _non_finite(self, rule: str, where: str) -> NonFiniteLossError:
@@ -247,6 +284,8 @@ class Trainer:
             self.config.batch_size,
             generator(self.config.seed, stream),
             replacement=replacement,
+            # A perturbation of the weights may depend on all images of a batch.
+            share=None if self.world.alone or self.perturb is not None else self.world.share,
         )
 
     def _sgd(self, learning_rate: float) -> torch.optim.SGD:

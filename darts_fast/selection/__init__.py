@@ -7,6 +7,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+from darts_fast.distributed import ALONE, World
 from darts_fast.nn import Supernet
 from darts_fast.selection.config import (
     CRITERIA,
@@ -134,6 +135,7 @@ def build_selection(
     log: Callable[[str], None] | None = None,
     between: Callable[[], None] | None = None,
     checkpoint: Callable[[], None] | None = None,
+    world: World = ALONE,
 ) -> ProgressiveSelection:
     """The selection phase of a method other than plain magnitude, ready to run and to stop.
 
@@ -146,19 +148,23 @@ def build_selection(
     common: dict[str, Any] = {"log": log, "between": between, "checkpoint": checkpoint}
     given: Any = config
     source: Any = batches
+    phase: ProgressiveSelection
     if method == "perturbation":
-        return PerturbationSelection(net, source, given, tune=tune, **common)
-    if method == "strength":
-        return StrengthSelection(net, source, given, tune=tune, **common)
-    if method == "one_shot":
-        return OneShotSelection(net, source, given, **common)
-    if method == "discretization":
+        phase = PerturbationSelection(net, source, given, tune=tune, **common)
+    elif method == "strength":
+        phase = StrengthSelection(net, source, given, tune=tune, **common)
+    elif method == "one_shot":
+        phase = OneShotSelection(net, source, given, **common)
+    elif method == "discretization":
         if converge is None:
             raise ValueError(
                 "select: method discretization needs converge to train copies, got None"
             )
-        return DiscretizationSelection(net, source, converge, given, **common)
-    return MagnitudeSelection(net, tune=tune, **common)
+        phase = DiscretizationSelection(net, source, converge, given, **common)
+    else:
+        phase = MagnitudeSelection(net, tune=tune, **common)
+    phase.world = world
+    return phase
 
 
 def select(
@@ -171,6 +177,7 @@ def select(
     tune: Callable[[int], None] | None = None,
     converge: Converge | None = None,
     log: Callable[[str], None] | None = None,
+    world: World = ALONE,
 ) -> Selection:
     """Select an architecture from a trained supernet.
 
@@ -190,6 +197,9 @@ def select(
             of the architecture weights (SDARTS) happen in it.
         converge: trains the copy it is given to convergence; ``"discretization"`` needs it.
         log: takes log lines in the originals' form.
+        world: processes that share the scoring (`darts_fast.distributed.join`), each with the same
+            arguments, network and tuned weights; all of them select the same. Strengths and mode
+            ``compat`` are computed in full by each.
 
     Raises:
         ValueError: unknown method, no batches where they are needed, or a configuration that does
@@ -207,6 +217,8 @@ def select(
         return Selection(method, magnitude_genotype(net))
     if batches is None:
         raise ValueError(f"select: method {method} needs batches to score on, got None")
-    phase = build_selection(method, net, batches, config, tune=tune, converge=converge, log=log)
+    phase = build_selection(
+        method, net, batches, config, tune=tune, converge=converge, log=log, world=world
+    )
     decisions = phase.run()
     return Selection(method, net.genotype(), decisions)

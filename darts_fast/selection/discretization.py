@@ -14,6 +14,7 @@ from itertools import chain, combinations
 
 import torch
 
+from darts_fast.distributed import ALONE, World
 from darts_fast.nn import Supernet
 from darts_fast.selection.config import Decision, DiscretizationConfig
 from darts_fast.selection.progressive import KEPT_EDGES, ProgressiveSelection, fixed_pool
@@ -35,6 +36,7 @@ def discretized(
     node: int | None = None,
     seed: int = 0,
     between: Callable[[], None] | None = None,
+    world: World = ALONE,
 ) -> list[tuple[list[int], Score, Supernet]]:
     """Every discretisation of one edge (each operation) or node (each pair of inputs).
 
@@ -46,6 +48,7 @@ def discretized(
         edge, node: which; exactly one of them.
         seed: of the noise operations while scoring.
         between: called after every forward of the scoring.
+        world: processes that share the scoring; `converge` must leave all with the same copy.
 
     Returns:
         For each candidate what it decides ([operation] or [edge, edge]), its score, and the copy.
@@ -68,8 +71,8 @@ def discretized(
             assert node is not None
             twin.projection.project_edges(cell_type, node, choice)
         converge(twin)
-        score = score_tables(twin, batches, [{}], seed=seed, between=between).score(0)
-        found.append((choice, score, twin))
+        scores = score_tables(twin, batches, [{}], seed=seed, between=between, world=world)
+        found.append((choice, scores.score(0), twin))
     return found
 
 
@@ -138,6 +141,7 @@ class DiscretizationSelection(ProgressiveSelection):
             **{"edge" if kind == "op" else "node": place},
             seed=self.config.seed,
             between=self.between,
+            world=self.world,
         )
         scores = [score for _, score, _ in found]
         for score in scores:

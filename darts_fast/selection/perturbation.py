@@ -156,6 +156,7 @@ class PerturbationSelection(ProgressiveSelection):
                 stream=f"race {len(self.decisions)}",
                 between=self.between,
                 shares=self._shares(question, *removed) if race.ordered else None,
+                world=self.world,
             )
         for accuracy, loss in zip(verdict.accuracy, verdict.loss, strict=True):
             self.log(f"valid_acc  {accuracy:f}")
@@ -173,6 +174,7 @@ class PerturbationSelection(ProgressiveSelection):
             question,
             seed=self.config.seed,
             between=self.between,
+            world=self.world,
         )
 
     def _shares(

@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import torch
 
+from darts_fast.distributed import ALONE, World
 from darts_fast.nn import Supernet
 from darts_fast.seeding import generator
 from darts_fast.selection.config import Decision
@@ -59,7 +60,12 @@ class ProgressiveSelection(ABC):
         between: called after every forward pass of the scoring; what it raises ends the selection.
         checkpoint: called when the state is whole: before each projection and after each tuning
             epoch.
+
+    Attributes:
+        world: processes that select together, each with the same arguments; set before `run`.
     """
+
+    world: World = ALONE
 
     # Whether the tuning epoch after the last projection, which changes no decision, is spent.
     tunes_last = False

@@ -14,6 +14,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 from torch import Tensor
 
+from darts_fast.distributed import ALONE, World
 from darts_fast.nn import Supernet
 from darts_fast.selection import removal_files
 from darts_fast.selection.removals import Removal, every_removal, parse_removal
@@ -158,6 +159,7 @@ def removal_scores(
     between: Callable[[], None] | None = None,
     max_memory: int | str | None = None,
     progress: bool = False,
+    world: World = ALONE,
 ) -> RemovalScores:
     """Score the network with each of a set of removals made in turn (DARTS-PT, Algorithm 1).
 
@@ -173,7 +175,7 @@ def removal_scores(
         removals: any set: ``(cell type, edge, op)`` with the op's index or name, ``(cell type,
             edge)`` for a whole edge, or a list of those that are removed together.
         tables: edge weights by cell type, as they are, in place of removals.
-        bn, seed, between, max_memory: as for :func:`score_tables`.
+        bn, seed, between, max_memory, world: as for :func:`score_tables`.
         progress: whether to show a bar on standard error, if that is a terminal.
 
     Warns:
@@ -194,7 +196,14 @@ def removal_scores(
     changed = [row.table(weights) for row in rows] if tables is None else list(tables)
     with _advancing(progress, batches, 1 + len(rows), between) as advance:
         scores = score_tables(
-            net, batches, [{}, *changed], bn=bn, seed=seed, between=advance, max_memory=max_memory
+            net,
+            batches,
+            [{}, *changed],
+            bn=bn,
+            seed=seed,
+            between=advance,
+            max_memory=max_memory,
+            world=world,
         )
     found = RemovalScores(rows, scores, cell_type, chosen)
     _warn(found)

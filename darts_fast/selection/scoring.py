@@ -9,10 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
+from darts_fast.distributed import ALONE, World
 from darts_fast.nn import Supernet
 from darts_fast.seeding import generator
 from darts_fast.selection.engine import MaskedEvaluation
 from darts_fast.selection.race import RaceConfig, race
+from darts_fast.selection.shared import shared_scores
 from darts_fast.selection.tables import Batch, Table, TableScores, score_tables
 
 __all__ = ["BatchSource", "Question", "Verdict", "full_pass", "raced"]
@@ -91,15 +93,25 @@ def full_pass(
     *,
     seed: int,
     between: Callable[[], None] | None,
+    world: World = ALONE,
 ) -> Verdict:
-    """All candidates on the same batches, or, where `batches` is a function, each on a pass of its
-    own with running statistics moving, as the published code does.
+    """All candidates on the same batches, shared by the processes of the world, or, where `batches`
+    is a function, each on a pass of its own with running statistics moving, as the published code
+    does; that is not shared.
     """
     if not callable(batches):
-        scores = score_tables(net, batches, tables, seed=seed, between=between)
+        scores = score_tables(net, batches, tables, seed=seed, between=between, world=world)
     else:
         passes = [
-            score_tables(net, batches(), [table], bn="batch_updating", seed=None, between=between)
+            score_tables(
+                net,
+                batches(),
+                [table],
+                bn="batch_updating",
+                seed=None,
+                between=between,
+                world=world,
+            )
             for table in tables
         ]
         scores = TableScores(
@@ -129,12 +141,14 @@ def raced(
     stream: str,
     between: Callable[[], None] | None,
     shares: Sequence[float] | None = None,
+    world: World = ALONE,
 ) -> Verdict:
     """The candidates against each other until one is surely the best (`selection.race`).
 
     Args:
         seed: of the noise operations and, with `stream`, of the order of the batches.
         shares: of the error rate, see `race`.
+        world: processes that share the candidates of every batch.
     """
     evaluation = MaskedEvaluation(net, tables, seed=seed, between=between)
     loss = torch.full((len(tables), len(batches)), float("nan"), dtype=torch.float64)
@@ -142,8 +156,7 @@ def raced(
     by_loss = question.criterion == "loss"
 
     def evaluate(batch: int, rows: list[int]) -> list[float]:
-        evaluation.batches = batch
-        scores = evaluation(*batches[batch], rows)
+        (scores,) = shared_scores(evaluation, world, [batches[batch]], batch, rows)
         loss[rows, batch] = scores.loss
         correct[rows, batch] = scores.correct.double()
         return (loss if by_loss else -correct)[rows, batch].tolist()

@@ -114,13 +114,15 @@ class StrengthSelection(ProgressiveSelection):
 
     def _estimate(self) -> dict[str, Tensor]:
         one_shot = self.config.schedule == "one_shot"
-        found = strengths(
-            self.net,
-            self.batches,
-            variant=self.config.variant,
-            weights=magnitude_weights(self.net) if one_shot else None,
-            seed=self.config.seed,
-            between=self.between,
+        found = self.world.same(
+            lambda: strengths(
+                self.net,
+                self.batches,
+                variant=self.config.variant,
+                weights=magnitude_weights(self.net) if one_shot else None,
+                seed=self.config.seed,
+                between=self.between,
+            )
         )
         for name, table in found.tables.items():
             if not table.isfinite().all():

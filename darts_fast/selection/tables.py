@@ -11,14 +11,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from torch import Tensor
 
+from darts_fast.distributed import ALONE, World
 from darts_fast.nn import Supernet
 from darts_fast.selection.engine import BN_MODES, MaskedEvaluation
+from darts_fast.selection.shared import shared_scores
 
 __all__ = ["Batch", "Difference", "Score", "Table", "TableScores", "score_tables"]
+
+# Batches for each process from one exchange of scores to the next, which is when a stop is noticed.
+ROUND = 4
 
 Batch = tuple[Tensor, Tensor]
 Table = Mapping[str, Tensor]
@@ -118,6 +124,7 @@ def score_tables(
     seed: int | None = 0,
     between: Callable[[], None] | None = None,
     max_memory: int | str | None = None,
+    world: World = ALONE,
 ) -> TableScores:
     """Evaluate the network under every table on the same batches (`MaskedEvaluation`).
 
@@ -137,6 +144,8 @@ def score_tables(
             scoring, and the network is still put back.
         max_memory: bytes, or a text like ``"2GiB"``, that scoring may need beyond the network and
             the batches; default a quarter of what is available, at most 1 GiB.
+        world: processes that share the work, each with the same arguments, and get the same scores
+            (`darts_fast.selection.shared`). Some batches for each of them are held at a time.
 
     Raises:
         ValueError: no batches, no tables, an unknown ``bn``, or a ``max_memory`` that does not hold
@@ -149,12 +158,15 @@ def score_tables(
     evaluate = MaskedEvaluation(
         net, tables, bn=bn, max_memory=max_memory, seed=seed, between=between
     )
-    losses, correct, sizes = [], [], []
-    for images, labels in batches:
-        scores = evaluate(images, labels)
-        losses.append(scores.loss)
-        correct.append(scores.correct.double())
-        sizes.append(float(len(labels)))
+    losses: list[Tensor] = []
+    correct: list[Tensor] = []
+    sizes: list[float] = []
+    rest, rows = iter(batches), range(len(tables))
+    while group := list(islice(rest, 1 if world.alone else ROUND * world.size)):
+        for scores in shared_scores(evaluate, world, group, len(sizes), rows):
+            losses.append(scores.loss)
+            correct.append(scores.correct.double())
+        sizes += [float(len(labels)) for _, labels in group]
     if not sizes:
         raise ValueError("score_tables: batches must not be empty, got 0 batches")
     return TableScores(

@@ -142,6 +142,11 @@ class MaskedEvaluation:
             torch.tensor([correct for _, correct in found], dtype=torch.int64),
         )
 
+    def twins(self, rows: Sequence[int]) -> list[int]:
+        """For each of the rows the first one of them with an equal table."""
+        first: dict[int, int] = {}
+        return [first.setdefault(self._tables.position[row], row) for row in rows]
+
     def _walk(self, images: Tensor) -> Walk | None:
         """The network's stages, or None where only its own forward says what it computes."""
         net = self.net
