@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -13,6 +14,10 @@ from capabilities import CAPABILITIES, running_on
 from darts_fast.cli import main
 
 Run = Callable[..., tuple[int, str, str]]
+
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the processors are shared out to the workers already
 
 
 @pytest.fixture(params=[f"cpu[{capability}]" for capability in CAPABILITIES])
