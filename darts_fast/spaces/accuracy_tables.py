@@ -7,12 +7,18 @@ Two sources with one interface: an ``.npz`` file, and the API object of the ``na
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from darts_fast.spaces.nasbench201 import NUM_ARCHITECTURES, arch_from_ops, index_from_arch
+from darts_fast.spaces.nasbench201 import (
+    NUM_ARCHITECTURES,
+    arch_from_index,
+    arch_from_ops,
+    index_from_arch,
+)
 from darts_fast.spaces.tables import NASBENCH201_EDGES, NASBENCH201_PRIMITIVES
 
 __all__ = ["AccuracyTable", "NatsBenchTable", "NpzTable", "load_accuracy_table"]
@@ -28,7 +34,7 @@ _NAMES = {
 }
 
 
-class AccuracyTable(Protocol):
+class AccuracyTable(ABC):
     """Accuracies by architecture."""
 
     def accuracy(
@@ -50,10 +56,21 @@ class AccuracyTable(Protocol):
         Raises:
             ValueError: not an architecture, or nothing in the table for it.
         """
-        ...
+        index = index_from_arch(architecture)
+        if dataset not in _NAMES:
+            raise ValueError(
+                f"accuracy: dataset must be one of {', '.join(_NAMES)}, got {dataset!r}"
+            )
+        if split not in SPLITS:
+            raise ValueError(f"accuracy: split must be one of {', '.join(SPLITS)}, got {split!r}")
+        return self._look_up(index, dataset, split, epochs)
+
+    @abstractmethod
+    def _look_up(self, index: int, dataset: str, split: str, epochs: int) -> float:
+        """The accuracy of the architecture with an official index."""
 
 
-class NpzTable:
+class NpzTable(AccuracyTable):
     """Accuracies in an ``.npz`` file, read without pickle.
 
     The file holds ``ops``, integers [n, 6], indices into ``op_names`` for the edges ``edges``
@@ -85,24 +102,15 @@ class NpzTable:
             )
         self._rows = self._row_of_each_index()
 
-    def accuracy(
-        self,
-        architecture: str,
-        dataset: str = "cifar10",
-        *,
-        split: str = "test",
-        epochs: int = 200,
-    ) -> float:
-        """See `AccuracyTable.accuracy`."""
-        index = index_from_arch(architecture)
-        name = f"{_names(dataset)[_split(split)]}_{epochs}"
+    def _look_up(self, index: int, dataset: str, split: str, epochs: int) -> float:
+        name = f"{_NAMES[dataset][SPLITS.index(split)]}_{epochs}"
         if name not in self._columns:
             raise ValueError(
                 f"{self.path}: has no {split} accuracies on {dataset} after {epochs} epochs "
                 f"(column {name})"
             )
         if self._rows[index] < 0:
-            raise ValueError(f"{self.path}: has no architecture {architecture}")
+            raise ValueError(f"{self.path}: has no architecture {arch_from_index(index)}")
         return float(self._columns[name][self._rows[index]].astype(np.float64).mean())
 
     def _row_of_each_index(self) -> np.ndarray[Any, np.dtype[np.int64]]:
@@ -139,7 +147,7 @@ class NpzTable:
         return rows
 
 
-class NatsBenchTable:
+class NatsBenchTable(AccuracyTable):
     """The topology API of the ``nats_bench`` package: ``nats_bench.create(path, "tss", ...)``.
 
     Args:
@@ -157,17 +165,8 @@ class NatsBenchTable:
             )
         self._api = api
 
-    def accuracy(
-        self,
-        architecture: str,
-        dataset: str = "cifar10",
-        *,
-        split: str = "test",
-        epochs: int = 200,
-    ) -> float:
-        """See `AccuracyTable.accuracy`."""
-        index = index_from_arch(architecture)
-        name = _names(dataset)[2 + _split(split)]
+    def _look_up(self, index: int, dataset: str, split: str, epochs: int) -> float:
+        name = _NAMES[dataset][2 + SPLITS.index(split)]
         found = self._api.get_more_info(index, name, hp=str(epochs), is_random=False)
         if f"{split}-accuracy" not in found:
             raise ValueError(f"nats_bench: has no {split} accuracies on {dataset}")
@@ -183,18 +182,6 @@ def load_accuracy_table(source: Any) -> AccuracyTable:
     if isinstance(source, (str, Path)):
         return NpzTable(source)
     return NatsBenchTable(source)
-
-
-def _names(dataset: str) -> tuple[str, str, str, str]:
-    if dataset not in _NAMES:
-        raise ValueError(f"accuracy: dataset must be one of {', '.join(_NAMES)}, got {dataset!r}")
-    return _NAMES[dataset]
-
-
-def _split(split: str) -> int:
-    if split not in SPLITS:
-        raise ValueError(f"accuracy: split must be one of {', '.join(SPLITS)}, got {split!r}")
-    return SPLITS.index(split)
 
 
 def _prefixes() -> list[str]:
