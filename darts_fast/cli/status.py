@@ -13,6 +13,7 @@ from typing import Any
 import click
 from rich.console import Console
 
+from darts_fast.cli.checkpoints import go_on_command
 from darts_fast.cli.options import CONTEXT, debug_option
 from darts_fast.report.run import Run, open_runs
 from darts_fast.runs import STATUS, RunDirectory
@@ -65,7 +66,7 @@ def run_status(run: Run) -> dict[str, Any]:
         found["age"] = round(max(0.0, time.time() - live["time"]), 1)
         if live.get("per_second"):
             found["seconds_left"] = round((live["total"] - live["done"]) / live["per_second"], 1)
-    genotype = run.genotypes.get(run.label) or run.genotype_so_far
+    genotype = run.genotype
     if genotype is not None:
         found["genotype"] = genotype_text(genotype)
         found["skip_connections"] = skip_connections(genotype)
@@ -115,8 +116,8 @@ def _lines(run: Run, found: Mapping[str, Any]) -> list[str]:
 def _speed(run: Run, found: Mapping[str, Any]) -> str:
     ago = timedelta(seconds=round(found["age"]))
     if found["state"] == "stopped":
-        resume = f"; go on with: darts-fast search --resume --save {run.path}"
-        return f"last heard of {ago} ago{resume if run.searched else ''}"
+        go_on = go_on_command("search" if run.searched else "train", run.path)
+        return f"last heard of {ago} ago; go on with: {go_on}"
     words = []
     if "per_second" in found:
         left = timedelta(seconds=round(found["seconds_left"]))

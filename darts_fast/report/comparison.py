@@ -3,8 +3,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 import statistics
 from collections.abc import Sequence
@@ -14,6 +12,7 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from darts_fast.report.csv_text import csv_text
 from darts_fast.report.run import Run
 from darts_fast.report.theme import (
     INK,
@@ -43,10 +42,10 @@ _OF = ("method", "selection")
 def metrics_of(run: Run) -> dict[str, float]:
     """What is known of a finished run, by column."""
     found: dict[str, float] = {"seconds": sum(run.seconds.values())}
-    for row in run.derived:
-        if row["selection"] == run.label:
-            for name in ("test_accuracy", "best_test_accuracy", "parameters"):
-                found[name] = float(row[name])
+    row = run.networks.get(run.label, {})
+    for name in ("test_accuracy", "best_test_accuracy", "parameters"):
+        if name in row:
+            found[name] = float(row[name])
     valid = [e["valid_acc"] for e in run.epochs("search") if e.get("valid_acc") is not None]
     if valid:
         found["supernet_accuracy"] = float(valid[-1])
@@ -114,7 +113,7 @@ def runs_csv(groups: Sequence[Group]) -> str:
         for group in groups
         for run, metrics in zip(group.runs, group.metrics, strict=True)
     ]
-    return _csv([*_OF, "seed", *METRICS, "genotype"], rows)
+    return csv_text([*_OF, "seed", *METRICS, "genotype"], rows)
 
 
 def summary_csv(groups: Sequence[Group]) -> str:
@@ -129,15 +128,7 @@ def summary_csv(groups: Sequence[Group]) -> str:
             for value in (group.mean(name), group.deviation(name)):
                 row.append("" if math.isnan(value) else value)
         rows.append(row)
-    return _csv(head, rows)
-
-
-def _csv(head: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(head)
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text(head, rows)
 
 
 @themed

@@ -3,11 +3,11 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from dataclasses import dataclass
+from typing import Any
 
+from darts_fast.report.csv_text import csv_text
 from darts_fast.report.figures import decided_by, edge_scores, score_meaning
 from darts_fast.report.run import Run
 from darts_fast.selection import Decision
@@ -58,14 +58,8 @@ def decision_rows(run: Run) -> list[DecisionRow]:
 
 def decisions_csv(run: Run) -> str:
     """A line for every candidate of every decision, with all its scores."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        [
-            *("decision", "epoch", "kind", "cell_type", "place", "round", "candidate", "name"),
-            *("kept", *_SCORES, "strength"),
-        ]
-    )
+    head = ["decision", "epoch", "kind", "cell_type", "place", "round", "candidate", "name"]
+    rows: list[list[Any]] = []
     for number, decision in enumerate(run.decisions, start=1):
         for index, candidates in enumerate(decision.candidates):
             columns = {name: getattr(decision, name) for name in (*_SCORES, "strengths")}
@@ -75,14 +69,14 @@ def decisions_csv(run: Run) -> str:
             for place, candidate in enumerate(candidates):
                 values = [c[index][place] if c else "" for c in columns.values()]
                 name = _candidate(run, decision, candidate)
-                writer.writerow(
+                rows.append(
                     [
                         *(number, decision.epoch, decision.kind, decision.cell_type),
                         *(decision.place, index, candidate, name),
                         *(int(candidate in decision.chosen), *values),
                     ]
                 )
-    return text.getvalue()
+    return csv_text([*head, "kept", *_SCORES, "strength"], rows)
 
 
 def _row(run: Run, number: int, decision: Decision, seconds: float | None) -> DecisionRow:

@@ -96,6 +96,11 @@ class Run:
         return {label: read_genotype(text) for label, text in texts.items() if text}
 
     @property
+    def genotype(self) -> Genotype | str | None:
+        """What was selected, or else what there is so far."""
+        return self.genotypes.get(self.label) or self.genotype_so_far
+
+    @property
     def genotype_so_far(self) -> Genotype | str | None:
         """Of the largest weights, or of the decisions made, when the run last recorded it."""
         texts = [event["genotype"] for event in self.events if event.get("genotype")]
@@ -133,6 +138,11 @@ class Run:
     def derived(self) -> list[dict[str, Any]]:
         """A row for every network that was trained to its end."""
         return list((self.results or {}).get("derived", []))
+
+    @property
+    def networks(self) -> dict[str, dict[str, Any]]:
+        """The same rows by label."""
+        return {row["selection"]: row for row in self.derived}
 
     @cached_property
     def decisions(self) -> list[Decision]:

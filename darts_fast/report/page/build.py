@@ -116,15 +116,15 @@ def _summary(runs: Sequence[Run]) -> dict[str, Any]:
     rows = []
     for run in runs:
         settings = run.settings
-        accuracy = {row["selection"]: row["test_accuracy"] for row in run.derived}
+        networks = run.networks
+        accuracy = {label: network["test_accuracy"] for label, network in networks.items()}
         selected = run.genotypes.get(run.label)
-        parameters = [row["parameters"] for row in run.derived if row["selection"] == run.label]
         row = [
             run.name,
             number(accuracy.get(run.label)),
             number(accuracy.get("magnitude")),
             number(accuracy.get("random")),
-            number(parameters[0], 0) if parameters else _UNSAID,
+            number(networks.get(run.label, {}).get("parameters"), 0),
             _UNSAID if selected is None else str(skip_connections(selected)),
             *(str(settings.get(key, _UNSAID)) for key in ("space", "method", "select")),
             *(str(settings.get(key, _UNSAID)) for key in ("data", "seed")),

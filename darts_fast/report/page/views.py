@@ -69,7 +69,7 @@ def view_run(run: Run, gallery: Gallery) -> RunView:
 
 def _found(run: Run, gallery: Gallery) -> Topic:
     topic = Topic(missing=missing.no_result(run))
-    genotype = run.genotypes.get(run.label) or run.genotype_so_far
+    genotype = run.genotype
     if genotype is not None:
         topic.genotype = genotype_text(genotype)
         caption = "The cells."
