@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import platform
 from pathlib import Path
@@ -34,6 +35,7 @@ def environment() -> dict[str, Any]:
     }
 
 
+@functools.cache
 def _processor() -> str:
     """The processor's name as far as the system tells it."""
     try:

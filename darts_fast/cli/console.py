@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import timedelta
 from types import FrameType
@@ -36,7 +36,16 @@ from darts_fast.history import HISTORY, append_event
 from darts_fast.runs import STATUS, RunDirectory
 from darts_fast.search import Reporter
 
-__all__ = ["RunReporter", "SignalReporter", "Stopped", "command_arguments", "signals_heard"]
+__all__ = [
+    "RunReporter",
+    "SignalReporter",
+    "Stopped",
+    "command_arguments",
+    "signals_handled",
+    "signals_heard",
+]
+
+Handler = Callable[[int, FrameType | None], None]
 
 # Lines that are for the log file: a selection writes hundreds of them.
 QUIET = ("valid_acc  ", "valid_loss ", "train ", "genotype = ")
@@ -133,15 +142,16 @@ class RunReporter(SignalReporter):
 
     def begin(self, settings: Mapping[str, Any], *, resumed: bool = False) -> None:
         """Tell log and history what this process is and does."""
+        machine = environment()
         self.log(f"args = {dict(settings)}")
-        self.log(f"environment = {environment()}")
+        self.log(f"environment = {machine}")
         if settings.get("tensorboard"):
             self._scalars = Scalars(self.run.path, resumed=resumed)
         self.record(
             {
                 "event": "process",
                 "arguments": command_arguments(),
-                "environment": environment(),
+                "environment": machine,
                 "resumed": resumed,
             }
         )
@@ -261,6 +271,19 @@ class RunReporter(SignalReporter):
 
 
 @contextmanager
+def signals_handled(handlers: Mapping[signal.Signals, Handler]) -> Iterator[None]:
+    """Inside, the handlers are those of their signals; afterwards the earlier ones are again."""
+    previous: list[tuple[signal.Signals, Any]] = []
+    try:
+        for signum, handler in handlers.items():
+            previous.append((signum, signal.signal(signum, handler)))
+        yield
+    finally:
+        for signum, handler in previous:
+            signal.signal(signum, handler)
+
+
+@contextmanager
 def signals_heard(reporter: SignalReporter) -> Iterator[None]:
     """SIGINT and SIGTERM let the step finish and the checkpoint be saved; a second SIGINT ends at
     once. SIGUSR1 asks for a checkpoint after the step.
@@ -276,16 +299,13 @@ def signals_heard(reporter: SignalReporter) -> Iterator[None]:
     def save(signum: int, frame: FrameType | None) -> None:
         reporter.save_asked = True
 
-    previous: list[tuple[signal.Signals, Any]] = []
+    handlers: Mapping[signal.Signals, Handler] = {
+        signal.SIGINT: request,
+        signal.SIGTERM: request,
+        signal.SIGUSR1: save,
+    }
     try:
-        for signum, handler in (
-            (signal.SIGINT, request),
-            (signal.SIGTERM, request),
-            (signal.SIGUSR1, save),
-        ):
-            previous.append((signum, signal.signal(signum, handler)))
-        yield
+        with signals_handled(handlers):
+            yield
     finally:
-        for signum, handler in previous:
-            signal.signal(signum, handler)
         reporter.close()

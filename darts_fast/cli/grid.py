@@ -7,13 +7,12 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from types import FrameType
-from typing import Any
 
+from darts_fast.cli.console import signals_handled
 from darts_fast.runs import RESULTS
 
 __all__ = ["GridRun", "run_grid"]
@@ -70,18 +69,6 @@ class _Stop:
         self.signum = signum
 
 
-@contextmanager
-def _signals(stop: _Stop) -> Iterator[None]:
-    previous: list[tuple[signal.Signals, Any]] = []
-    try:
-        for signum in (signal.SIGINT, signal.SIGTERM):
-            previous.append((signum, signal.signal(signum, stop)))
-        yield
-    finally:
-        for signum, handler in previous:
-            signal.signal(signum, handler)
-
-
 def run_grid(
     runs: Sequence[GridRun], jobs: int, say: Callable[[str], None]
 ) -> tuple[list[GridRun], int | None]:
@@ -99,7 +86,7 @@ def run_grid(
     running: dict[GridRun, tuple[subprocess.Popen[bytes], float]] = {}
     failed: list[GridRun] = []
     stop, told = _Stop(), False
-    with _signals(stop):
+    with signals_handled({signal.SIGINT: stop, signal.SIGTERM: stop}):
         while running or (waiting and stop.signum is None):
             while waiting and len(running) < jobs and stop.signum is None:
                 run = waiting.pop(0)
