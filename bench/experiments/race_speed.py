@@ -55,10 +55,17 @@ def main() -> None:
     torch.set_num_threads(args.threads)
     race = RaceConfig(error=args.error, margin=args.margin)
     decisions: list[dict[str, Any]] = []
+    result: dict[str, Any] = {
+        "arguments": {k: v for k, v in vars(args).items() if k not in ("data", "json")},
+        "darts_fast": __version__,
+        "torch": torch.__version__,
+        "margin": race.margin_of("loss"),
+        "decisions": decisions,
+    }
     start = time.perf_counter()
 
     def decide(search: Search, batches: Pool, epoch: int) -> None:
-        net = search.net
+        net, images = search.net, sum(len(labels) for _, labels in batches)
         shipped = copy.deepcopy(net).to(memory_format=torch.contiguous_format).train()
         eager_forward(shipped, batches, net.space.cell_types[0], 0, 0)  # warms up
         config = PerturbationConfig(proj_crit="loss", seed=args.seed, race=race)
@@ -69,10 +76,7 @@ def main() -> None:
                 before = time.perf_counter()
                 decision = selection.decide_op(cell_type, edge)
                 raced = time.perf_counter() - before
-                candidates, images = (
-                    len(decision.candidates[0]),
-                    sum(len(labels) for _, labels in batches),
-                )
+                candidates = len(decision.candidates[0])
                 loop = eager * candidates * images / args.batch_size
                 decisions.append(
                     {
@@ -87,30 +91,22 @@ def main() -> None:
                         "x": loop / raced,
                     }
                 )
-                write(images)
+                result.update(pool_images=images, medians=medians(decisions))
+                write()
                 print(f"{len(decisions)}: {decisions[-1]}", flush=True)
 
-    def write(images: int) -> None:
-        result = {
-            "arguments": {k: v for k, v in vars(args).items() if k not in ("data", "json")},
-            "darts_fast": __version__,
-            "torch": torch.__version__,
-            "pool_images": images,
-            "margin": race.margin_of("loss"),
-            "seconds": time.perf_counter() - start,
-            "medians": {
-                name: statistics.median(decision[name] for decision in decisions)
-                for name in ("images", "loop_seconds", "race_seconds", "x")
-            },
-            "decisions": decisions,
-        }
+    def write() -> None:
+        result["seconds"] = time.perf_counter() - start
         atomic_write(Path(args.json), json.dumps(result, indent=1) + "\n")
 
-    accuracy = train(args, decide)
-    result = json.loads(Path(args.json).read_text())
-    result["valid_acc"] = accuracy
-    atomic_write(Path(args.json), json.dumps(result, indent=1) + "\n")
+    result["valid_acc"] = train(args, decide)
+    write()
     print(f"{len(decisions)} decisions, medians: {result['medians']}")
+
+
+def medians(decisions: list[dict[str, Any]]) -> dict[str, float]:
+    names = ("images", "loop_seconds", "race_seconds", "x")
+    return {name: statistics.median(one[name] for one in decisions) for name in names}
 
 
 if __name__ == "__main__":
