@@ -277,18 +277,26 @@ def test_running_means_are_those_of_the_joint_batch(tmp_path: Path) -> None:
     assert not torch.equal(variance, joint_variance)  # that between the shares is missing
 
 
+def error_of_an_epoch(
+    kind: type[Exception], net: Supernet, images: int, config: SearchConfig, world: World
+) -> str:
+    trainer = Trainer(net, few_digits(images), config, world=world)
+    try:
+        trainer.run_epoch(Reporter(), nothing)
+    except kind as error:
+        return str(error)
+    return "no error"
+
+
 def poisoned(world: World) -> str:
     """A NaN in the share of the second process alone."""
     net = tiny("s5")
     stem = net.get_submodule("stem")
     if world.rank == 1:
         stem.register_forward_hook(lambda module, given, output: output * float("nan"))
-    trainer = Trainer(net, few_digits(30), SearchConfig(method="blank", batch_size=8), world=world)
-    try:
-        trainer.run_epoch(Reporter(), nothing)
-    except NonFiniteLossError as error:
-        return str(error)
-    return "no error"
+    return error_of_an_epoch(
+        NonFiniteLossError, net, 30, SearchConfig(method="blank", batch_size=8), world
+    )
 
 
 def test_a_loss_that_is_not_finite_in_one_process_ends_all(tmp_path: Path) -> None:
@@ -302,12 +310,7 @@ def come_apart(world: World) -> str:
     net = tiny("nasbench201")
     with torch.no_grad():
         next(iter(net.parameters())).add_(world.rank)
-    trainer = Trainer(net, few_digits(16), SearchConfig(batch_size=8), world=world)
-    try:
-        trainer.run_epoch(Reporter(), nothing)
-    except ValueError as error:
-        return str(error)
-    return "no error"
+    return error_of_an_epoch(ValueError, net, 16, SearchConfig(batch_size=8), world)
 
 
 def test_processes_with_other_weights_are_noticed(tmp_path: Path) -> None:

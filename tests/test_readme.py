@@ -70,11 +70,15 @@ def test_accuracies_are_those_of_the_result_files():
             assert f"{row['test_accuracy']:.2f}" in text, (name, row["selection"])
 
 
+def load_script(path: Path):
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    script = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(script)
+    return script
+
+
 def load_tables():
-    spec = importlib.util.spec_from_file_location("tables", ROOT / "bench" / "tables.py")
-    tables = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(tables)
-    return tables
+    return load_script(ROOT / "bench" / "tables.py")
 
 
 def test_tables_are_those_of_the_benchmark_file():
@@ -125,3 +129,19 @@ def test_scaling_is_that_of_the_result_file():
             alone, shared = times[f"alone {unit}"], times[f"shared {unit}"]
             cells += [alone, shared, alone / shared]
         assert re.search(f"{row}.*" + r" \| ".join(f"{value:.2f}" for value in cells), text), name
+
+
+def test_the_nasbench201_study_is_that_of_the_result_files():
+    study = load_script(ROOT / "bench" / "experiments" / "nasbench201.py")
+    page = (ROOT / "bench" / "experiments" / "README.md").read_text()
+    for size in (16, 32):
+        seeds = json.loads((RESULTS / f"nasbench201-{size}.json").read_text())["seeds"]
+        assert study.table_of(seeds) in page
+        assert study.trajectory_of(seeds) in page
+
+    seeds = json.loads((RESULTS / "nasbench201-16.json").read_text())["seeds"].values()
+    text = README.read_text()
+    for name in ("magnitude", "sequential-loss"):
+        found = [seed["darts"]["selections"][name]["accuracy"]["cifar10"] for seed in seeds]
+        assert f"{sum(found) / len(found):.2f}" in text
+        assert f"{min(found):.2f}" in text
