@@ -54,12 +54,21 @@ struct CellOp {
   int64_t map;        // slot of what the last batch norm is given
   int64_t inner_map;  // slot of the first block's output in a chain
   int64_t pool;
+  int64_t stage;  // slot, among those of its part, of a convolution's output
 };
 
 struct CellPool {
   int64_t source;
   CellOpKind kind;
   int64_t map;
+};
+
+// A stretch of the ops that enter a node, worked on together: as many as leave their maps in a
+// cache.
+struct CellPart {
+  int64_t node;
+  int64_t begin, end;                // of `entering`
+  int64_t chains_begin, chains_end;  // of `chains`
 };
 
 // Ops by state, or pools by state: of state s the entries [at[s], at[s + 1]).
@@ -82,6 +91,8 @@ struct CellPlan {
   CellList entering;        // by node, and within a node in the order of the sources
   CellList chains;          // those of `entering` that are chains of two blocks
   CellList state_pools;     // by source
+  const CellPart* parts;    // at least one of every node, by node
+  int64_t part_count;
 };
 
 // How much is done in bfloat16; the numbers are those of the schema.
@@ -120,7 +131,9 @@ template <typename T, typename M = T>
 struct CellForward : CellArguments<T, M> {
   const T* const* running_mean;  // [B] -> [C]; read where norms is kRunning
   const T* const* running_var;
-  bool past_caches;        // the maps that enter a node are more than the caches hold
+  M* stage;                // slots of a part's convolutions; null: `raw` itself
+  bool save;               // every convolution's output has a slot of its own in `raw`
+  T* passing;              // slot of the node in work, if no op leaves it
   double* partial_mean;    // [blocks + pools, G, N, C]
   double* partial_square;  // [blocks + pools, G, N, C]
   T* center;               // [G, B, period] of the norms: (y - center) * scale + shift; and a row

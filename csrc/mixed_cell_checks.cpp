@@ -134,7 +134,7 @@ void add_ops(const char* op, const MixedCellInputs& in, MixedCellArguments& a) {
         ": every op must lead from an earlier state to a node, got ", row[0], " to ", row[1],
         " with ", s.inputs, " inputs and ", s.nodes, " nodes");
     TORCH_CHECK_VALUE(row[2] >= 0 && row[2] <= 7, op, ": kind must be 0 to 7, got ", row[2]);
-    CellOp cell_op = {row[0], row[1], static_cast<CellOpKind>(row[2]), -1, -1, -1, -1, -1};
+    CellOp cell_op = {row[0], row[1], static_cast<CellOpKind>(row[2]), -1, -1, -1, -1, -1, -1};
     TORCH_CHECK_VALUE(
         cell_op.kind != CellOpKind::kIdentity || s.stride == 1 || cell_op.source >= s.inputs, op,
         ": identity needs stride 1, got ", s.stride);
@@ -223,15 +223,9 @@ CellPlan MixedCellPlan::view() const {
           {leaving.data(), leaving_at.data()},
           {entering.data(), entering_at.data()},
           {chains.data(), chains_at.data()},
-          {state_pools.data(), state_pools_at.data()}};
-}
-
-int64_t MixedCellPlan::most_chains() const {
-  int64_t most = 0;
-  for (size_t state = 0; state + 1 < chains_at.size(); ++state) {
-    most = std::max(most, chains_at[state + 1] - chains_at[state]);
-  }
-  return most;
+          {state_pools.data(), state_pools_at.data()},
+          parts.data(),
+          static_cast<int64_t>(parts.size())};
 }
 
 std::vector<Tensor> check_per_norm(const char* op, const char* name, at::TensorList values,
@@ -250,7 +244,8 @@ std::vector<Tensor> check_per_norm(const char* op, const char* name, at::TensorL
   return checked;
 }
 
-MixedCellArguments check_mixed_cell(const char* op, const MixedCellInputs& in, bool save) {
+MixedCellArguments check_mixed_cell(const char* op, const MixedCellInputs& in, bool save,
+                                    const CellStaging& staging) {
   MixedCellArguments a;
   CellShape& s = a.plan.shape;
   TORCH_CHECK_NOT_IMPLEMENTED(!save || in.shared == 0, op,
@@ -291,7 +286,9 @@ MixedCellArguments check_mixed_cell(const char* op, const MixedCellInputs& in, b
   TORCH_CHECK_NOT_IMPLEMENTED(
       a.precision == Precision::kFull || in.states[0].scalar_type() == at::kFloat, op,
       ": a precision below the full one needs float32 states, got ", in.states[0].scalar_type());
-  assign_slots(a.plan, save, a.precision != Precision::kFull);
+  const int64_t element = static_cast<int64_t>(in.states[0].element_size());
+  assign_parts(a.plan, staging, slot_elements(s) * element);
+  assign_slots(a.plan, save, a.precision != Precision::kFull, staging.staged);
   return a;
 }
 

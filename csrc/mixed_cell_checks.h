@@ -4,6 +4,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <limits>
 #include <optional>
 #include <vector>
 
@@ -43,21 +44,35 @@ struct MixedCellPlan {
   std::vector<int64_t> entering, entering_at;
   std::vector<int64_t> chains, chains_at;
   std::vector<int64_t> state_pools, state_pools_at;
+  std::vector<CellPart> parts;
   // Maps of G * N nodes that the buffer holds, and behind them those of bfloat16 elements: none
   // where the maps of convolutions are among the others.
   int64_t slots, raw_slots;
+  int64_t stage_slots;  // convolutions in the largest part
 
   CellPlan view() const;
 
-  // At most this many chains enter one node.
+  // At most this many chains are in one part.
   int64_t most_chains() const;
 };
+
+// How the ops that enter a node are cut into parts, and whether a part's convolutions leave their
+// outputs in slots that the next part uses again. The default: a node is one part.
+struct CellStaging {
+  int64_t most_bytes = std::numeric_limits<int64_t>::max();  // of the maps of a part
+  int64_t chain_maps = 1;  // maps that a chain counts for; other convolutions count for one
+  bool staged = false;     // without `save`, convolutions have no slots but those of their part
+};
+
+// Cuts between edges, whose ops share a tile of their source. A part has at least one edge if its
+// node has.
+void assign_parts(MixedCellPlan& plan, const CellStaging& staging, int64_t map_bytes);
 
 // Slots in the order in which the forward writes them. Without `save` a slot is free again after
 // the last phase that reads it: a chain's first map after its second block, the maps that enter a
 // node, and pools and nodes that nothing later reads, after the phase that sums the node.
 // `bf16_maps`: the outputs of convolutions have slots of their own.
-void assign_slots(MixedCellPlan& plan, bool save, bool bf16_maps);
+void assign_slots(MixedCellPlan& plan, bool save, bool bf16_maps, bool staged);
 
 struct MixedCellArguments {
   MixedCellPlan plan;
@@ -75,7 +90,12 @@ struct MixedCellArguments {
 
 // Raises with the op's name where anything does not fit. `save`: every map keeps a slot of its own;
 // otherwise a slot is used again once nothing reads it.
-MixedCellArguments check_mixed_cell(const char* op, const MixedCellInputs& inputs, bool save);
+MixedCellArguments check_mixed_cell(const char* op, const MixedCellInputs& inputs, bool save,
+                                    const CellStaging& staging = {});
+
+// Elements from one slot of a buffer of maps to the next. Slots do not begin at equal places of a
+// memory page, where streams of several maps would compete for the same lines of a cache.
+int64_t slot_elements(const CellShape& shape);
 
 // The tensors of a list that is empty or has one entry [C] or [0] per norm; undefined for [0].
 std::vector<at::Tensor> check_per_norm(const char* op, const char* name, at::TensorList values,

@@ -5,7 +5,7 @@
 
 namespace darts_fast {
 
-void assign_slots(MixedCellPlan& plan, bool save, bool bf16_maps) {
+void assign_slots(MixedCellPlan& plan, bool save, bool bf16_maps, bool staged) {
   const CellShape& s = plan.shape;
   const int64_t states = s.inputs + s.nodes;
   struct Slots {
@@ -34,6 +34,7 @@ void assign_slots(MixedCellPlan& plan, bool save, bool bf16_maps) {
     }
     return last;
   };
+  const bool slotless = staged && !save;
   plan.node_map.assign(s.nodes, -1);
   for (int64_t node = s.inputs; node <= states; ++node) {
     // Phase `first` of this step: the node before, pools, first blocks.
@@ -49,7 +50,7 @@ void assign_slots(MixedCellPlan& plan, bool save, bool bf16_maps) {
       CellOp& op = plan.ops[plan.leaving[i]];
       if (op.pool >= 0) op.map = plan.pools[op.pool].map;
     }
-    if (node < states) {
+    if (node < states && !slotless) {
       for (int64_t i = plan.entering_at[node]; i < plan.entering_at[node + 1]; ++i) {
         CellOp& op = plan.ops[plan.entering[i]];
         if (op.block < 0) continue;
@@ -69,7 +70,7 @@ void assign_slots(MixedCellPlan& plan, bool save, bool bf16_maps) {
         if (last_reader(state, -1) == made) give_back(wide, plan.node_map[state - s.inputs]);
       }
     }
-    if (node == states) break;
+    if (node == states || slotless) continue;
     for (int64_t i = plan.chains_at[node]; i < plan.chains_at[node + 1]; ++i) {
       plan.ops[plan.chains[i]].map = raw.take();
     }

@@ -23,14 +23,6 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
-// Slots do not begin at equal places of a memory page, where streams of several maps would compete
-// for the same lines of a cache.
-int64_t slot_elements(const CellShape& s) {
-  constexpr int64_t kStagger = 144;
-  const int64_t size = s.groups * s.images * s.node_height * s.node_width * s.channels;
-  return (size + 15) / 16 * 16 + kStagger;
-}
-
 // Elements of T in the buffer of all slots, those of convolutions in bfloat16 at its end. A slot is
 // an even number of elements.
 int64_t buffer_elements(const MixedCellPlan& plan) {
@@ -68,41 +60,33 @@ void set_arguments(CellArguments<T, M>& p, const MixedCellArguments& a, const Po
   p.raw = reinterpret_cast<M*>(maps + (sizeof(M) < sizeof(T) ? a.plan.slots * p.slot : 0));
 }
 
-int64_t list_size(const CellList& list, int64_t state) {
-  return list.at[state + 1] - list.at[state];
-}
-
 // Elements of a state, in which the grain of parallel regions is measured.
 int64_t state_work(const CellShape& s) { return s.height * s.width * s.channels; }
 
-// Maps of convolutions that one step writes and the next reads.
-int64_t most_maps(const MixedCellPlan& plan) {
-  int64_t most = 0;
-  for (size_t state = 0; state + 1 < plan.entering_at.size(); ++state) {
-    int64_t maps = plan.chains_at[state + 1] - plan.chains_at[state];
-    for (int64_t i = plan.entering_at[state]; i < plan.entering_at[state + 1]; ++i) {
-      maps += plan.ops[plan.entering[i]].block >= 0 ? 1 : 0;
-    }
-    most = std::max(most, maps);
-  }
-  return most;
+// Whether a node is summed in memory of its own: no op leaves it and it is not the output itself.
+bool node_passes(const MixedCellPlan& plan) {
+  const CellShape& s = plan.shape;
+  const int64_t others = s.nodes - (s.multiplier == 1 ? 1 : 0);
+  return std::find(plan.node_map.begin(), plan.node_map.begin() + others, -1) !=
+         plan.node_map.begin() + others;
 }
 
-// What a last-level cache that others use too can be trusted to keep.
-constexpr int64_t kCached = 12 << 20;
+// What a last-level cache that others use too can be trusted to keep: of maps that one phase writes
+// and the next reads.
+constexpr int64_t kCached = 8 << 20;
 
 template <typename T, typename M>
 void run_forward(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& p) {
   const CellShape& s = p.plan.shape;
   const CellArguments<T, M>& arguments = p;
   const int64_t images = s.groups * s.images;
-  const int64_t states = s.inputs + s.nodes;
   const int64_t norm_work = s.images * s.channels * 4;
   run_phase(kernel.pack, arguments, s.blocks, p.packed_stride);
-  for (int64_t node = s.inputs; node < states; ++node) {
-    const int64_t entering = list_size(p.plan.entering, node);
-    const int64_t chains = list_size(p.plan.chains, node);
-    CellStep<CellForward<T, M>> step = {&p, node, false};
+  for (int64_t index = 0; index < p.plan.part_count; ++index) {
+    const CellPart& part = p.plan.parts[index];
+    const int64_t entering = part.end - part.begin;
+    const int64_t chains = part.chains_end - part.chains_begin;
+    CellStep<CellForward<T, M>> step = {&p, index, false};
     run_phase(kernel.first, step, images, state_work(s) * (entering + 1));
     run_phase(kernel.norms, step, s.groups * entering, norm_work);
     if (chains == 0) continue;
@@ -110,7 +94,7 @@ void run_forward(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& 
     step.chains = true;
     run_phase(kernel.norms, step, s.groups * chains, norm_work);
   }
-  const CellStep<CellForward<T, M>> last = {&p, states, false};
+  const CellStep<CellForward<T, M>> last = {&p, p.plan.part_count, false};
   run_phase(kernel.first, last, images, state_work(s) * 4);
 }
 
@@ -141,7 +125,7 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
       check_mixed_cell(op,
                        {states, weights, convolutions, gammas, betas, ops, norms, eps, nodes,
                         multiplier, stride, groups, shared, active, precision},
-                       save);
+                       save, {kCached, 1, true});
   const CellShape& s = a.plan.shape;
   const auto means = check_per_norm(op, "running_means", running_means, a.plan, states[0]);
   const auto variances = check_per_norm(op, "running_vars", running_vars, a.plan, states[0]);
@@ -180,7 +164,14 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     const int64_t rows = groups * s.norms;
     const int64_t patterns =
         work.reserve<scalar_t>((3 * rows + 1 + groups * (s.ops + s.nodes)) * period);
+    const int64_t saved = s.blocks * p.slot * static_cast<int64_t>(sizeof(map_t));
+    const bool staged = !whole && (!save || saved > kCached);
+    const int64_t stage = work.reserve<map_t>(staged ? a.plan.stage_slots * p.slot : 0);
+    const int64_t passing = work.reserve<scalar_t>(!whole && node_passes(a.plan) ? p.slot : 0);
     work.allocate();
+    p.passing = work.get<scalar_t>(passing);
+    p.stage = staged ? work.get<map_t>(stage) : nullptr;
+    p.save = save;
     p.packed = work.get<scalar_t>(packed);
     p.scratch = work.get<scalar_t>(scratch);
     p.partial_mean = work.get<double>(partial);
@@ -191,7 +182,6 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     p.term_scale = p.shift + rows * period;
     p.constants = p.term_scale + groups * s.ops * period;
     std::fill_n(p.center + rows * period, period, scalar_t(0));
-    p.past_caches = most_maps(a.plan) * p.slot * static_cast<int64_t>(sizeof(scalar_t)) > kCached;
     p.mean = write_pointer<scalar_t>(mean);
     p.var = write_pointer<scalar_t>(var);
     p.running_mean = running_mean.data();
@@ -216,13 +206,14 @@ void run_backward(const MixedCellKernels<T, M>& kernel, const CellBackward<T, M>
   const int64_t norm_work = s.images * s.channels * 4;
   run_phase(kernel.pack, arguments, s.blocks, p.packed_stride);
   run_phase(kernel.prepare, p, s.groups * s.norms, s.channels * 8);
-  for (int64_t node = s.inputs + s.nodes; node >= s.inputs; --node) {
-    const CellStep<CellBackward<T, M>> step = {&p, node, false};
+  for (int64_t index = p.plan.part_count; index >= 0; --index) {
+    const CellStep<CellBackward<T, M>> step = {&p, index, false};
     run_phase(kernel.grad_first, step, chunks, work * 8);
-    if (node == s.inputs) break;
-    const CellStep<CellBackward<T, M>> next = {&p, node - 1, false};
-    const int64_t chains = list_size(p.plan.chains, node - 1);
-    run_phase(kernel.node_norms, next, s.groups * list_size(p.plan.entering, node - 1), norm_work);
+    if (index == 0) break;
+    const CellStep<CellBackward<T, M>> next = {&p, index - 1, false};
+    const CellPart& part = p.plan.parts[index - 1];
+    const int64_t chains = part.chains_end - part.chains_begin;
+    run_phase(kernel.node_norms, next, s.groups * (part.end - part.begin), norm_work);
     if (chains == 0) continue;
     run_phase(kernel.grad_second, next, chunks * chains, work * 4);
     run_phase(kernel.inner_norms, next, s.groups * chains, norm_work);
@@ -248,7 +239,7 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
       check_mixed_cell(op,
                        {states, weights, convolutions, gammas, betas, ops, norms, eps, nodes,
                         multiplier, stride, groups, 0, active, precision},
-                       true);
+                       true, {kCached, 3, true});
   const CellShape& s = a.plan.shape;
   const auto options = a.states[0].options().memory_format(std::nullopt);
   const int64_t images = s.groups * s.images;

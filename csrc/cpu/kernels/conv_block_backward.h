@@ -74,15 +74,20 @@ static inline int64_t grad_sum_size(const BlockShape& s, int64_t period) {
   return s.stride * s.height * grad_sum_row(s, period) + period;
 }
 
-// grad_sum += what the grad tile gives to the input.
+// grad_sum += what the grad tile gives to the input; with `first` whatever stands there counts as
+// 0.
 template <typename T>
 static void gather_input_gradient(const BlockShape& s, const Tile& grad_tile,
                                   const ConvBlock& block, const PackedBlock<T>& packed,
-                                  const T* gradients, T* grad_sum) {
+                                  const T* gradients, bool first, T* grad_sum) {
   const int64_t period = pattern_period<T>(s.channels);
   const bool separable = block.kind == ConvKind::kSeparable;
   const int64_t sum_row = grad_sum_row(s, period);
   Tap taps[kMaxTaps];
+  // At stride 2 some inputs may be out of every tap's reach.
+  const bool clears = first && s.stride != 1;
+  if (clears) std::memset(grad_sum, 0, grad_sum_size(s, period) * sizeof(T));
+  const bool accumulate = !first || clears;
   for (int64_t row = 0; row < s.stride; ++row) {
     for (int64_t column = 0; column < s.stride; ++column) {
       const int64_t pixels = (s.width - column + s.stride - 1) / s.stride;
@@ -97,10 +102,10 @@ static void gather_input_gradient(const BlockShape& s, const Tile& grad_tile,
         T* to = plane + h * sum_row;
         if (separable) {
           depthwise_row(from, taps, count, packed.depthwise, period,
-                        round_up(pixels * s.channels, period), to, true);
+                        round_up(pixels * s.channels, period), to, accumulate);
         } else {
           pointwise_rows<T>({from, s.out_channels, taps, count, s.out_channels, packed.transposed,
-                             packed.back_row, to, s.channels, s.channels, true, false},
+                             packed.back_row, to, s.channels, s.channels, accumulate},
                             pixels, nullptr);
         }
       }
@@ -138,12 +143,13 @@ static void depthwise_weight_gradient(const BlockShape& s, const Tile& tile, con
 }
 
 // `grad_rows(h, rows, to)` writes rows of g [rows * W', C'] back to back. Weight gradients are
-// added to `grads` unless null, the input gradient to `grad_sum` unless null.
+// added to `grads` unless null, the input gradient to `grad_sum` unless null, or written there if
+// it is the first one.
 template <typename T, typename GradRows>
 static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
                            const ConvBlock& block, const PackedBlock<T>& packed, const T* image,
                            const BlockBackwardScratch<T>& scratch, const BlockGradients<T>* grads,
-                           T* grad_sum, GradRows grad_rows) {
+                           bool first, T* grad_sum, GradRows grad_rows) {
   const int64_t period = pattern_period<T>(s.channels);
   const bool separable = block.kind == ConvKind::kSeparable;
   const int64_t strip = separable ? strip_rows(s, period) : 1;
@@ -155,7 +161,7 @@ static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
   }
   Tap taps[kMaxTaps];
   tile_taps(s, tile, block, separable ? period : packed.matrix, taps);
-  const Tap first = {0, 0};
+  const Tap here = {0, 0};
   for (int64_t h = 0; separable && grads != nullptr && h < s.out_height; ++h) {
     depthwise_row(image + h * s.stride * tile.row, taps, block_taps(block), packed.depthwise,
                   period, tile.out_count, scratch.depthwise + h * tile.out_count, false);
@@ -173,9 +179,9 @@ static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
                          s.out_channels, 1, height * s.out_width},
                         s.channels, packed.row, grads->matrices);
     }
-    PointwiseRows<T> product = {nullptr,        s.out_channels,    &first,          1,
-                                s.out_channels, packed.transposed, packed.back_row, tile_row,
-                                s.channels,     s.channels,        false,           false};
+    PointwiseRows<T> product = {
+        nullptr,         s.out_channels, &here,      1,          s.out_channels, packed.transposed,
+        packed.back_row, tile_row,       s.channels, s.channels, false};
     const RowMoments<T>* no_moments = nullptr;
     const auto* factors = as_factors(scratch.grad, height * s.out_width * s.out_channels);
     for (int64_t i = 0; i < height; ++i) {
@@ -192,7 +198,7 @@ static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
                       s.channels, packed.row, grads->matrices + t * packed.matrix);
   }
   if (grad_sum != nullptr) {
-    gather_input_gradient(s, grad_tile, block, packed, scratch.grad_tile, grad_sum);
+    gather_input_gradient(s, grad_tile, block, packed, scratch.grad_tile, first, grad_sum);
   }
 }
 

@@ -46,11 +46,10 @@ static BlockForwardScratch<T> block_forward_scratch(const BlockShape& s, Scratch
 // Adds a strip's sums to the image's and clears them.
 template <typename T>
 static void add_strip_moments(int64_t channels, const BlockForwardScratch<T>& scratch) {
-  for (int64_t c = 0; c < channels; ++c) {
-    scratch.sums[c] += scratch.sum[c];
-    scratch.sums[channels + c] += scratch.square[c];
-    scratch.sum[c] = scratch.square[c] = T(0);
-  }
+  add_wide(scratch.sums, scratch.sum, channels);
+  add_wide(scratch.sums + channels, scratch.square, channels);
+  std::memset(scratch.sum, 0, channels * sizeof(T));
+  std::memset(scratch.square, 0, channels * sizeof(T));
 }
 
 // The first strip says about which values the moments of the others are taken.
@@ -75,12 +74,12 @@ static void first_strip_moments(const T* y, int64_t pixels, int64_t channels,
 // Writes y [H', W', C'], and where `mean` is not null mean and centred square sum [C']: of the
 // values before they are rounded to the elements M that y is stored in. Measured against those of
 // the rounded values, outputs and gradients are as near to the truth, running statistics nearer.
-// `past_caches`: y will have left the caches before anybody reads it.
+// Unless null, `saved` is given the same y past the caches.
 template <typename T, typename M>
 static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock& block,
                           const PackedBlock<T>& packed, const T* image,
                           const BlockForwardScratch<T>& scratch, M* y, double* mean, double* square,
-                          bool past_caches = false) {
+                          M* saved = nullptr) {
   const int64_t period = pattern_period<T>(s.channels);
   const bool separable = block.kind == ConvKind::kSeparable;
   const bool in_place = kSameElement<T, M> && s.out_channels % kLanes<T> == 0;
@@ -91,7 +90,7 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
   PointwiseRows<T> rows = {nullptr,           s.channels, separable ? &first : taps,
                            packed.dense_taps, s.channels, packed.matrices,
                            packed.row,        nullptr,    s.out_channels,
-                           s.out_channels,    false,      past_caches && in_place && is_aligned(y)};
+                           s.out_channels,    false};
   const RowMoments<T> moments = {scratch.about, scratch.sum, scratch.square};
   for (int64_t h = 0; h < s.out_height; h += strip) {
     const int64_t height = strip < s.out_height - h ? strip : s.out_height - h;
@@ -118,8 +117,11 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
       add_strip_moments(s.out_channels, scratch);
     }
     if (!in_place) store_map(to, scratch.out, pixels * s.out_channels);
+    if (saved != nullptr) {
+      stream_map(saved + h * s.out_width * s.out_channels, to, pixels * s.out_channels);
+    }
   }
-  if (rows.stream) fence_streams();
+  if (saved != nullptr) fence_streams();
   if (mean == nullptr) return;
   const double count = static_cast<double>(s.out_height * s.out_width);
   for (int64_t c = 0; c < s.out_channels; ++c) {

@@ -131,7 +131,8 @@ static void conv_backward_run(const ConvBlocksBackward<T>& p, int64_t begin, int
       const T* g = p.grad_outputs[b] + n * s.out_height * row;
       block_backward(s, tile, pad, block, packed_block<T>(s, block, p.packed + b * p.packed_stride),
                      scratch.image, scratch.block, p.partial_weights != nullptr ? &grads : nullptr,
-                     want_input ? scratch.grad_sum : nullptr, [&](int64_t h, int64_t rows, T* to) {
+                     false, want_input ? scratch.grad_sum : nullptr,
+                     [&](int64_t h, int64_t rows, T* to) {
                        std::memcpy(to, g + h * row, rows * row * sizeof(T));
                      });
     }

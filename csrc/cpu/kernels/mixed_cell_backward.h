@@ -1,14 +1,14 @@
 // SPDX-License-Identifier: Apache-2.0
-// Backward of mixed_cell, last node first, node by node as the forward, so that the maps of a node
-// come from memory once.
+// Backward of mixed_cell, part by part as the forward (CellPart), last one first, so that the maps
+// of a part come from memory once.
 //
-// `grad_first` of a node i: the first blocks, identities and pools that enter it, added to the
-//   gradients of their sources, while one image of a source stands in the cache. Then dL/d node i -
-//   1 is complete: G, and with it the image's part of S1 = sum G and of sum G * (y_k - mean_k) for
-//   every term k that enters that node.
+// `grad_first` of part i: the first blocks, identities and pools of its ops, added to the gradients
+//   of their sources, while one image of a source stands in the cache. Then G = dL/d node of part
+//   i - 1 is complete, and with it the image's part of S1 = sum G and of sum G * (y_k - mean_k) for
+//   every term k of that part.
 // `node_norms` merges those (a barrier); dL/dw_k = sum_c gamma S2_k + beta S1 is a by-product.
-// `grad_second`: second blocks of the chains that enter node i - 1; dL/dy is made row by row from G
-//   and y and never stored, the gradient behind the first norm is.
+// `grad_second`: second blocks of the chains of part i - 1; dL/dy is made row by row from G and y
+//   and never stored, the gradient behind the first norm is.
 // `inner_norms`: S1 and S2 of the chains' first norms (a barrier).
 //
 // With x^ = (y - mean) / sigma, M values per channel and a = w gamma / sigma (or gamma / sigma of a
@@ -211,7 +211,7 @@ static inline void sum_images(const double* partial, int64_t first, int64_t imag
   }
 }
 
-// Items: chunks of images, and within a chunk the chains that enter the node.
+// Items: chunks of images, and within a chunk the chains of the part.
 template <typename T, typename M>
 static void cell_grad_second(const CellStep<CellBackward<T, M>>& step, int64_t begin, int64_t end,
                              int64_t thread) {
@@ -224,14 +224,14 @@ static void cell_grad_second(const CellStep<CellBackward<T, M>>& step, int64_t b
   const int64_t pad = plan.chain_pad;
   const Tile tile = make_tile(shape, pad, period);
   const int64_t row = s.node_width * channels;
-  const int64_t from = plan.chains.at[step.node];
-  const int64_t count = plan.chains.at[step.node + 1] - from;
+  const CellPart& part = plan.parts[step.part];
+  const int64_t count = part.chains_end - part.chains_begin;
   Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
   const CellBackwardScratch<T> scratch = grad_second_parts(plan, &cut);
   clear_tiles({shape, pad}, scratch.tile[0], scratch.block[0]);
   for (int64_t item = begin; item < end; ++item) {
     const int64_t index = item % count;
-    const int64_t k = plan.chains.entries[from + index];
+    const int64_t k = plan.chains.entries[part.chains_begin + index];
     const ImageRange range = chunk_range(p, item / count);
     const CellOp& op = plan.ops[k];
     if (!op_runs(p, range.group, k)) continue;
@@ -245,10 +245,9 @@ static void cell_grad_second(const CellStep<CellBackward<T, M>>& step, int64_t b
       const T* g = grad_node_image(p, op.node, n);
       const M* first = raw_image(p, op.inner_map, n);
       load_tile<T>(shape, tile, first, period, &norm, scratch.tile[0]);
-      std::memset(scratch.grad_sum, 0, grad_sum_size(shape, period) * sizeof(T));
       block_backward(shape, tile, pad, plan.blocks[op.block + 1], cell_block(p, op.block + 1),
-                     scratch.tile[0], scratch.block[0], want ? &grads : nullptr, scratch.grad_sum,
-                     [&](int64_t h, int64_t rows, T* to) {
+                     scratch.tile[0], scratch.block[0], want ? &grads : nullptr, true,
+                     scratch.grad_sum, [&](int64_t h, int64_t rows, T* to) {
                        norm_gradient_rows(outer, g, y, h, rows, row, period, to);
                      });
       T* out = p.grad_inner + index * p.slot + n * node_size(s);
@@ -264,17 +263,17 @@ static void cell_grad_second(const CellStep<CellBackward<T, M>>& step, int64_t b
   }
 }
 
-// Items: groups, and within a group the chains that enter the node.
+// Items: groups, and within a group the chains of the part.
 template <typename T, typename M>
 static void cell_inner_norms(const CellStep<CellBackward<T, M>>& step, int64_t begin, int64_t end) {
   const CellBackward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
-  const int64_t from = plan.chains.at[step.node];
-  const int64_t count = plan.chains.at[step.node + 1] - from;
+  const CellPart& part = plan.parts[step.part];
+  const int64_t count = part.chains_end - part.chains_begin;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t group = item / count;
-    const int64_t k = plan.chains.entries[from + item % count];
+    const int64_t k = plan.chains.entries[part.chains_begin + item % count];
     if (!op_runs(p, group, k)) continue;
     // The first image's place takes the sums of all.
     double* sums = p.inner_sums + (k * s.groups + group) * s.images * 2 * s.channels;
@@ -322,20 +321,21 @@ static void start_gradients(const CellBackward<T, M>& p, int64_t n) {
   }
 }
 
-// One image: adds what the ops that enter `node` give to the gradients of their sources, and to
-// those of pooled maps.
+// One image: adds what the ops of a part give to the gradients of their sources, and to those of
+// pooled maps.
 template <typename T, typename M>
-static void entering_gradients(const CellBackward<T, M>& p, int64_t node, int64_t n, int64_t chunk,
-                               bool first_image, const CellBackwardScratch<T>& scratch) {
+static void entering_gradients(const CellBackward<T, M>& p, const CellPart& part, int64_t n,
+                               int64_t chunk, bool first_image,
+                               const CellBackwardScratch<T>& scratch) {
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   const int64_t period = pattern_period<T>(s.channels);
   const int64_t group = n / s.images;
   const int64_t row = s.node_width * s.channels;
-  const T* const g = grad_node_image(p, node, n);
-  const int64_t last = plan.entering.at[node + 1];
+  const T* const g = grad_node_image(p, part.node, n);
+  const int64_t last = part.end;
   int64_t chain = 0;
-  for (int64_t j = plan.entering.at[node]; j < last;) {
+  for (int64_t j = part.begin; j < last;) {
     // All ops of one source.
     const int64_t source = plan.ops[plan.entering.entries[j]].source;
     const int64_t at_geometry = geometry_of(s, source);
@@ -359,20 +359,19 @@ static void entering_gradients(const CellBackward<T, M>& p, int64_t node, int64_
       if (!is_conv(op)) continue;
       if (!convolved) {
         load_tile<T>(geometry.shape, tile, state_image(p, source, n), period, nullptr, image);
-        std::memset(scratch.grad_sum, 0, grad_sum_size(geometry.shape, period) * sizeof(T));
       }
-      convolved = true;
       BlockGradients<T> grads;
       const bool want = chunk_gradients(p, op.block, chunk, first_image, &grads);
       const M* y = raw_image(p, is_chain(op) ? op.inner_map : op.map, n);
       const T* behind = is_chain(op) ? p.grad_inner + place * p.slot + n * node_size(s) : g;
       const GradNorm<T> norm = grad_norm(p, group, op.norm - (is_chain(op) ? 1 : 0));
-      block_backward(geometry.shape, tile, geometry.pad, plan.blocks[op.block],
-                     cell_block(p, op.block), image, scratch.block[at_geometry],
-                     want ? &grads : nullptr, out != nullptr ? scratch.grad_sum : nullptr,
-                     [&](int64_t h, int64_t rows, T* to) {
-                       norm_gradient_rows(norm, behind, y, h, rows, row, period, to);
-                     });
+      block_backward(
+          geometry.shape, tile, geometry.pad, plan.blocks[op.block], cell_block(p, op.block), image,
+          scratch.block[at_geometry], want ? &grads : nullptr, !convolved,
+          out != nullptr ? scratch.grad_sum : nullptr, [&](int64_t h, int64_t rows, T* to) {
+            norm_gradient_rows(norm, behind, y, h, rows, row, period, to);
+          });
+      convolved = true;
     }
     const BlockShape& shape = geometry.shape;
     for (int64_t h = 0; convolved && out != nullptr && h < shape.height; ++h) {
@@ -410,18 +409,20 @@ static void add_pool_gradients(const CellBackward<T, M>& p, int64_t state, int64
   }
 }
 
-// The image's part of S1 of a node and of the products of the terms that enter it.
+// The image's share of S1 of a node and of the products of a part's terms.
 template <typename T, typename M>
-static void node_products(const CellBackward<T, M>& p, int64_t state, int64_t n, const T* g,
-                          T* sums) {
+static void node_products(const CellBackward<T, M>& p, const CellPart& part, int64_t n, T* sums) {
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   const int64_t period = pattern_period<T>(s.channels);
   const int64_t group = n / s.images;
   const int64_t all = s.groups * s.images;
   const auto place = [&](int64_t row) { return p.partial_sums + (row * all + n) * s.channels; };
-  sum_gradients(g, node_size(s), s.channels, period, sums, place(s.ops + state - s.inputs));
-  for (int64_t j = plan.entering.at[state]; j < plan.entering.at[state + 1]; ++j) {
+  const T* g = grad_node_image(p, part.node, n);
+  if (part.end == plan.entering.at[part.node + 1]) {  // the node's first part in this order
+    sum_gradients(g, node_size(s), s.channels, period, sums, place(s.ops + part.node - s.inputs));
+  }
+  for (int64_t j = part.begin; j < part.end; ++j) {
     const int64_t k = plan.entering.entries[j];
     if (!op_runs(p, group, k)) continue;
     const CellOp& op = plan.ops[k];
@@ -437,7 +438,7 @@ static void node_products(const CellBackward<T, M>& p, int64_t state, int64_t n,
   }
 }
 
-// Items: chunks of images. In the step behind the last node the gradients only start.
+// Items: chunks of images. In the step behind the last part the gradients only start.
 template <typename T, typename M>
 static void cell_grad_first(const CellStep<CellBackward<T, M>>& step, int64_t begin, int64_t end,
                             int64_t thread) {
@@ -452,22 +453,25 @@ static void cell_grad_first(const CellStep<CellBackward<T, M>>& step, int64_t be
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const ImageRange range = chunk_range(p, chunk);
     for (int64_t n = range.begin; n < range.end; ++n) {
-      if (step.node == s.inputs + s.nodes) {
+      if (step.part == plan.part_count) {
         start_gradients(p, n);
       } else {
-        entering_gradients(p, step.node, n, chunk, n == range.begin, scratch);
+        entering_gradients(p, plan.parts[step.part], n, chunk, n == range.begin, scratch);
       }
-      if (step.node == s.inputs) {
+      if (step.part == 0) {
         for (int64_t state = 0; state < s.inputs; ++state) add_pool_gradients(p, state, n, scratch);
-      } else {
-        add_pool_gradients(p, step.node - 1, n, scratch);
-        node_products(p, step.node - 1, n, grad_node_image(p, step.node - 1, n), scratch.sums);
+        continue;
       }
+      const CellPart& next = plan.parts[step.part - 1];
+      if (next.end == plan.entering.at[next.node + 1]) {
+        add_pool_gradients(p, next.node, n, scratch);
+      }
+      node_products(p, next, n, scratch.sums);
     }
   }
 }
 
-// Items: groups, and within a group the ops that enter the node.
+// Items: groups, and within a group the ops of the part.
 template <typename T, typename M>
 static void cell_node_norms(const CellStep<CellBackward<T, M>>& step, int64_t begin, int64_t end) {
   const CellBackward<T, M>& p = *step.p;
@@ -475,12 +479,12 @@ static void cell_node_norms(const CellStep<CellBackward<T, M>>& step, int64_t be
   const CellShape& s = plan.shape;
   const int64_t channels = s.channels;
   const int64_t all = s.groups * s.images;
-  const int64_t from = plan.entering.at[step.node];
-  const int64_t count = plan.entering.at[step.node + 1] - from;
-  const double* node = p.partial_sums + (s.ops + step.node - s.inputs) * all * channels;
+  const CellPart& part = plan.parts[step.part];
+  const int64_t count = part.end - part.begin;
+  const double* node = p.partial_sums + (s.ops + part.node - s.inputs) * all * channels;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t group = item / count;
-    const int64_t k = plan.entering.entries[from + item % count];
+    const int64_t k = plan.entering.entries[part.begin + item % count];
     const CellOp& op = plan.ops[k];
     p.op_sums[k * s.groups + group] = 0;
     if (!op_runs(p, group, k)) continue;

@@ -17,7 +17,7 @@ static inline bool is_input(const CellShape& s, int64_t state) { return state < 
 
 static inline bool is_conv(const CellOp& op) { return op.block >= 0; }
 
-static inline bool is_chain(const CellOp& op) { return op.inner_map >= 0; }
+static inline bool is_chain(const CellOp& op) { return op.kind == CellOpKind::kSeparableTwice; }
 
 // Of the first blocks that leave a state.
 static inline BlockShape first_shape(const CellShape& s, int64_t state) {

@@ -1,11 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
-// Forward of mixed_cell, node by node (steps), image by image within a step: what enters a node is
-// made, read and summed before the next node begins, so that its maps are still in a cache.
+// Forward of mixed_cell, part by part (steps), image by image within a step. A part is a stretch of
+// the ops that enter a node whose maps a cache keeps: they are made, read and summed before the
+// next part begins, in memory that it uses again.
 //
-// `first`: the image of the node before is summed, and its pools made; then the first blocks of all
-// ops that enter this step's node go over the images of their sources. `norms` merges the images'
-// moments (a barrier). `second` runs the second blocks of the chains, norm and ReLU on load;
-// `norms` again. Bytes: every map written once and read once, first maps of chains once more.
+// `first`: the part before is added to its node's image, and if it was the node's last one, the
+// pools of the node are made; then the first blocks of the step's part go over the images of their
+// sources. `norms` merges the images' moments (a barrier). `second` runs the second blocks of the
+// chains, norm and ReLU on load; `norms` again. Bytes from and to memory: the states, pools and
+// nodes; and if maps are saved, each written once, past the caches.
 #pragma once
 
 #include "cpu/kernels/mixed_cell_common.h"
@@ -16,7 +18,6 @@ namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 template <typename T>
 struct CellForwardScratch {
   T* tile[2];   // of each geometry
-  T* node;      // a node that no op leaves
   T* constant;  // [period]
   T* pool;
   BlockForwardScratch<T> block[2];
@@ -31,7 +32,6 @@ static CellForwardScratch<T> first_parts(const CellPlan& plan, Scratch<T>* scrat
     parts.tile[i] = scratch->take(make_tile(geometry.shape, geometry.pad, period).size);
     parts.block[i] = block_forward_scratch(geometry.shape, scratch);
   }
-  parts.node = scratch->take(node_size(plan.shape));
   parts.constant = scratch->take(period);
   parts.pool = scratch->take(pool_scratch<T>(pool_shape(plan.shape, 0)));
   return parts;
@@ -55,14 +55,28 @@ static int64_t cell_forward_scratch(const CellPlan& plan) {
   return first.used > second.used ? first.used : second.used;
 }
 
-// node = sum of the terms that enter it, one image.
+// An image of a convolution's output on its way to the norm that reads it: in the cache, or where
+// it is saved.
 template <typename T, typename M>
-static void sum_node_image(const CellForward<T, M>& p, int64_t state, int64_t n, T* constant,
-                           T* node) {
+static inline M* staged_image(const CellForward<T, M>& p, const CellOp& op, int64_t map,
+                              int64_t n) {
+  if (p.stage == nullptr) return raw_image(p, map, n);
+  return p.stage + op.stage * p.slot + n * node_size(p.plan.shape);
+}
+
+// Where an output that is staged is saved as well, or null.
+template <typename T, typename M>
+static inline M* saved_image(const CellForward<T, M>& p, int64_t map, int64_t n) {
+  return p.stage != nullptr && p.save ? raw_image(p, map, n) : nullptr;
+}
+
+// What the sum of a node starts from: the shifts of its norms.
+template <typename T, typename M>
+static void start_node_image(const CellForward<T, M>& p, int64_t state, int64_t group, T* constant,
+                             T* node) {
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   const int64_t period = pattern_period<T>(s.channels);
-  const int64_t group = n / s.images;
   const int64_t size = node_size(s);
   const int64_t* entering = plan.entering.entries + plan.entering.at[state];
   const int64_t count = plan.entering.at[state + 1] - plan.entering.at[state];
@@ -76,50 +90,65 @@ static void sum_node_image(const CellForward<T, M>& p, int64_t state, int64_t n,
     }
     return static_cast<T>(sum);
   });
+  for (int64_t i = 0; i < size; i += period) {
+    std::memcpy(node + i, constant, (size - i < period ? size - i : period) * sizeof(T));
+  }
+}
+
+// node += the terms of a part, one image.
+template <typename T, typename M>
+static void add_part_image(const CellForward<T, M>& p, const CellPart& part, int64_t n, T* node) {
+  const CellPlan& plan = p.plan;
+  const CellShape& s = plan.shape;
+  const int64_t period = pattern_period<T>(s.channels);
+  const int64_t group = n / s.images;
+  const int64_t size = node_size(s);
   const int64_t stretch = stretch_elements(period);
   for (int64_t from = 0; from < size; from += stretch) {
     const int64_t length = size - from < stretch ? size - from : stretch;
-    for (int64_t i = 0; i < length; i += period) {
-      std::memcpy(node + from + i, constant,
-                  (length - i < period ? length - i : period) * sizeof(T));
-    }
     TermSum<T> sum = {node + from, length, period, 0, {}, {}, {}};
     TermSum<T, M> raw = {node + from, length, period, 0, {}, {}, {}};
-    for (int64_t i = 0; i < count; ++i) {
-      const int64_t k = entering[i];
+    for (int64_t i = part.begin; i < part.end; ++i) {
+      const int64_t k = plan.entering.entries[i];
       if (!op_runs(p, group, k)) continue;
       const CellOp& op = plan.ops[k];
       const int64_t norm = op.norm < 0 ? s.groups * s.norms : group * s.norms + op.norm;
       const T* scale = p.term_scale + (group * s.ops + k) * period;
       const T* center = p.center + norm * period;
-      if constexpr (!kSameElement<T, M>) {
-        if (is_conv(op)) {
-          add_term(&raw, raw_image(p, op.map, n) + from, scale, center);
-          continue;
-        }
+      if constexpr (kSameElement<T, M>) {
+        const T* y = is_conv(op) ? staged_image(p, op, op.map, n) : term_image(p, op, n);
+        add_term(&sum, y + from, scale, center);
+      } else if (is_conv(op)) {
+        add_term(&raw, staged_image(p, op, op.map, n) + from, scale, center);
+      } else {
+        add_term(&sum, term_image(p, op, n) + from, scale, center);
       }
-      add_term(&sum, term_image(p, op, n) + from, scale, center);
     }
     flush_terms(&sum);
     flush_terms(&raw);
   }
 }
 
-// The node's image, stored where later ops and the output want it; returns where it can be read.
+// Adds a part to its node's image, which is stored where later ops and the output want it. Returns
+// where it can be read if it is complete, or null.
 template <typename T, typename M>
-static const T* make_node_image(const CellForward<T, M>& p, int64_t state, int64_t n,
-                                const CellForwardScratch<T>& scratch) {
+static const T* add_to_node_image(const CellForward<T, M>& p, const CellPart& part, int64_t n,
+                                  const CellForwardScratch<T>& scratch) {
   const CellShape& s = p.plan.shape;
-  const int64_t node = state - s.inputs;
+  const int64_t node = part.node - s.inputs;
   const int64_t place = node - (s.nodes - s.multiplier);
   T* output = p.output + n * node_size(s) * s.multiplier;
-  T* to = scratch.node;
+  T* to = p.passing + n * node_size(s);
   if (p.plan.node_map[node] >= 0) {
     to = map_image(p, p.plan.node_map[node], n);
   } else if (s.multiplier == 1 && place == 0) {
     to = output;
   }
-  sum_node_image(p, state, n, scratch.constant, to);
+  if (part.begin == p.plan.entering.at[part.node]) {
+    start_node_image(p, part.node, n / s.images, scratch.constant, to);
+  }
+  add_part_image(p, part, n, to);
+  if (part.end < p.plan.entering.at[part.node + 1]) return nullptr;
   if (place >= 0 && to != output) {
     copy_pixels(to, s.channels, s.node_height * s.node_width, s.channels,
                 output + place * s.channels, s.multiplier * s.channels);
@@ -166,16 +195,16 @@ static void pool_state_image(const CellForward<T, M>& p, int64_t state, int64_t 
   }
 }
 
-// The first blocks of the ops that enter `node`, one image.
+// The first blocks of the ops of a part, one image.
 template <typename T, typename M>
-static void first_blocks_image(const CellForward<T, M>& p, int64_t node, int64_t n,
+static void first_blocks_image(const CellForward<T, M>& p, const CellPart& part, int64_t n,
                                const CellForwardScratch<T>& scratch) {
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   const int64_t period = pattern_period<T>(s.channels);
   const int64_t group = n / s.images;
   int64_t loaded = -1;
-  for (int64_t j = plan.entering.at[node]; j < plan.entering.at[node + 1]; ++j) {
+  for (int64_t j = part.begin; j < part.end; ++j) {
     const int64_t k = plan.entering.entries[j];
     const CellOp& op = plan.ops[k];
     if (!is_conv(op) || !op_runs(p, group, k)) continue;
@@ -189,13 +218,15 @@ static void first_blocks_image(const CellForward<T, M>& p, int64_t node, int64_t
     loaded = op.source;
     const bool moments = p.norms[op.norm - (is_chain(op) ? 1 : 0)] == Norm::kBatch;
     const int64_t at = partial_at(p, op.block, n);
+    const int64_t map = is_chain(op) ? op.inner_map : op.map;
     block_forward(geometry.shape, tile, plan.blocks[op.block], cell_block(p, op.block), image,
-                  scratch.block[at_geometry], raw_image(p, is_chain(op) ? op.inner_map : op.map, n),
-                  moments ? p.partial_mean + at : nullptr, p.partial_square + at, p.past_caches);
+                  scratch.block[at_geometry], staged_image(p, op, map, n),
+                  moments ? p.partial_mean + at : nullptr, p.partial_square + at,
+                  saved_image(p, map, n));
   }
 }
 
-// Items: images. In the step behind the last node only that node is summed.
+// Items: images. In the step behind the last part only that part is added.
 template <typename T, typename M>
 static void cell_first(const CellStep<CellForward<T, M>>& step, int64_t begin, int64_t end,
                        int64_t thread) {
@@ -209,15 +240,16 @@ static void cell_first(const CellStep<CellForward<T, M>>& step, int64_t begin, i
   }
   for (int64_t item = begin; item < end; ++item) {
     const int64_t n = image_of_item(s, item);
-    if (step.node == s.inputs) {
+    if (step.part == 0) {
       for (int64_t state = 0; state < s.inputs; ++state) {
         pool_state_image(p, state, n, state_image(p, state, n), scratch);
       }
     } else {
-      const T* x = make_node_image(p, step.node - 1, n, scratch);
-      pool_state_image(p, step.node - 1, n, x, scratch);
+      const CellPart& before = plan.parts[step.part - 1];
+      const T* x = add_to_node_image(p, before, n, scratch);
+      if (x != nullptr) pool_state_image(p, before.node, n, x, scratch);
     }
-    if (step.node < s.inputs + s.nodes) first_blocks_image(p, step.node, n, scratch);
+    if (step.part < plan.part_count) first_blocks_image(p, plan.parts[step.part], n, scratch);
   }
 }
 
@@ -269,18 +301,19 @@ static void finish_term(const CellForward<T, M>& p, int64_t group, int64_t k) {
   });
 }
 
-// Items: groups, and within a group the ops (or chains) that enter the node.
+// Items: groups, and within a group the ops (or chains) of the part.
 template <typename T, typename M>
 static void cell_norms(const CellStep<CellForward<T, M>>& step, int64_t begin, int64_t end) {
   const CellForward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
-  const CellList& list = step.chains ? plan.chains : plan.entering;
-  const int64_t from = list.at[step.node];
-  const int64_t count = list.at[step.node + 1] - from;
+  const CellPart& part = plan.parts[step.part];
+  const int64_t* const entries =
+      step.chains ? plan.chains.entries + part.chains_begin : plan.entering.entries + part.begin;
+  const int64_t count = step.chains ? part.chains_end - part.chains_begin : part.end - part.begin;
   for (int64_t item = begin; item < end; ++item) {
     const int64_t group = item / count;
-    const int64_t k = list.entries[from + item % count];
+    const int64_t k = entries[item % count];
     const CellOp& op = plan.ops[k];
     if (!op_runs(p, group, k)) {
       for (int64_t norm = op.norm - (is_chain(op) ? 1 : 0); norm >= 0 && norm <= op.norm; ++norm) {
@@ -301,7 +334,8 @@ static void cell_norms(const CellStep<CellForward<T, M>>& step, int64_t begin, i
   }
 }
 
-// Items: images, and within an image the chains that enter the node.
+// Items: images, and within an image the chains of the part. The output of a staged chain takes the
+// place of its first block's, which stands in the tile by then.
 template <typename T, typename M>
 static void cell_second(const CellStep<CellForward<T, M>>& step, int64_t begin, int64_t end,
                         int64_t thread) {
@@ -311,25 +345,25 @@ static void cell_second(const CellStep<CellForward<T, M>>& step, int64_t begin, 
   const int64_t period = pattern_period<T>(s.channels);
   const BlockShape shape = second_shape(s);
   const Tile tile = make_tile(shape, plan.chain_pad, period);
-  const int64_t from = plan.chains.at[step.node];
-  const int64_t count = plan.chains.at[step.node + 1] - from;
+  const CellPart& part = plan.parts[step.part];
+  const int64_t count = part.chains_end - part.chains_begin;
   Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
   const CellForwardScratch<T> scratch = second_parts(plan, &cut);
   clear_tile({shape, plan.chain_pad}, scratch.tile[0]);
   for (int64_t item = begin; item < end; ++item) {
-    const int64_t k = plan.chains.entries[from + item % count];
+    const int64_t k = plan.chains.entries[part.chains_begin + item % count];
     const int64_t n = item / count;
     const int64_t group = n / s.images;
     if (!op_runs(p, group, k)) continue;
     const CellOp& op = plan.ops[k];
     const int64_t row = (group * s.norms + op.norm - 1) * period;
     const InputNorm<T> norm = {p.center + row, p.scale + row, p.shift + row};
-    load_tile<T>(shape, tile, raw_image(p, op.inner_map, n), period, &norm, scratch.tile[0]);
+    load_tile<T>(shape, tile, staged_image(p, op, op.inner_map, n), period, &norm, scratch.tile[0]);
     const int64_t at = partial_at(p, op.block + 1, n);
     block_forward(shape, tile, plan.blocks[op.block + 1], cell_block(p, op.block + 1),
-                  scratch.tile[0], scratch.block[0], raw_image(p, op.map, n),
+                  scratch.tile[0], scratch.block[0], staged_image(p, op, op.map, n),
                   p.norms[op.norm] == Norm::kBatch ? p.partial_mean + at : nullptr,
-                  p.partial_square + at, p.past_caches);
+                  p.partial_square + at, saved_image(p, op.map, n));
   }
 }
 

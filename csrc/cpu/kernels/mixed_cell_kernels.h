@@ -8,18 +8,18 @@
 
 namespace darts_fast::cpu {
 
-// One step of a cell: a node and the ops that enter it. `node` is its number as a state; in the
-// last step of a forward and the first of a backward it is one behind the last node.
+// One step of a cell: a part of the ops that enter a node. In the last step of a forward and the
+// first of a backward it is one behind the last part.
 template <typename Params>
 struct CellStep {
   const Params* p;
-  int64_t node;
+  int64_t part;
   bool chains;  // norm phase of a forward: the chains' last norms, not the first blocks' norms
 };
 
 // As in node_sum_kernels.h: phases in the order of the steps, each on work items [begin, end),
 // results independent of how the items are shared out. Phases with a thread argument use that row
-// of the scratch memory. "op" and "chain" count those that enter the node of the step.
+// of the scratch memory. "op" and "chain" count those of the step's part.
 template <typename T, typename M = T>
 struct MixedCellKernels {
   using Forward = CellForward<T, M>;
@@ -45,8 +45,8 @@ struct MixedCellKernels {
   void (*running_constants)(const Forward& p, int64_t begin, int64_t end);        // group, node
   void (*running_pack)(const Forward& p, int64_t begin, int64_t end);             // group, block
   void (*running)(const Forward& p, int64_t begin, int64_t end, int64_t thread);  // image
-  // Backward: pack, prepare; then for every step, last node first, grad_first, node_norms,
-  // grad_second, inner_norms, of which the last three are about the node before that of grad_first;
+  // Backward: pack, prepare; then for every step, last part first, grad_first, node_norms,
+  // grad_second, inner_norms, of which the last three are about the part before that of grad_first;
   // then weights and parameters.
   void (*prepare)(const Backward& p, int64_t begin, int64_t end);  // group, norm
   void (*grad_first)(const BackwardStep& s, int64_t begin, int64_t end, int64_t thread);  // chunk

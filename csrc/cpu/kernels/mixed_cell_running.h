@@ -188,7 +188,7 @@ static void add_branches(const Branch<T>* branches, int64_t count, T* strips, T*
     for (int64_t i = 0; i < count; ++i) branch_rows(branches[i], h, rows, strips + i * size);
     pointwise_rows<T>(
         {strips, s.channels, taps, count, s.channels, first.matrices, first.row,
-         sum + h * s.out_width * s.out_channels, s.out_channels, s.out_channels, true, false},
+         sum + h * s.out_width * s.out_channels, s.out_channels, s.out_channels, true},
         rows * s.out_width, nullptr);
   }
 }
@@ -207,7 +207,7 @@ static void first_of_chain(const Branch<T>& b, const BlockForwardScratch<T>& scr
     const int64_t rows = strip < s.out_height - h ? strip : s.out_height - h;
     branch_rows(b, h, rows, scratch.depthwise);
     pointwise_rows<T>({scratch.depthwise, s.channels, &here, 1, s.channels, b.packed.matrices,
-                       b.packed.row, scratch.out, s.out_channels, s.out_channels, false, false},
+                       b.packed.row, scratch.out, s.out_channels, s.out_channels, false},
                       rows * s.out_width, nullptr);
     for (int64_t i = 0; i < rows; ++i) {
       load_tile_row(scratch.out + i * row, row, period, &norm,
@@ -226,7 +226,7 @@ static void add_dense(const BlockShape& s, const Tile& tile, const ConvBlock& bl
     pointwise_rows<T>(
         {image + h * s.stride * tile.row, s.channels, taps, packed.dense_taps, s.channels,
          packed.matrices, packed.row, sum + h * s.out_width * s.out_channels, s.out_channels,
-         s.out_channels, true, false},
+         s.out_channels, true},
         s.out_width, nullptr);
   }
 }

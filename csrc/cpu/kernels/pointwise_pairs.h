@@ -60,7 +60,7 @@ static inline void pairs_block(const PointwiseRows<float>& r, const BFloat16* in
   }
   // What stands behind an odd last channel is the next pixel's, and may be infinite.
   if (c < r.channels) add(0xffff);
-  finish_block<float, kPixels, kVectors, kMoments, false>(r, sum, pixel, lane, moments);
+  finish_block<float, kPixels, kVectors, kMoments>(r, sum, pixel, lane, moments);
 }
 
 template <int kVectors, bool kMoments>

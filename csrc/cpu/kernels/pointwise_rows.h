@@ -48,12 +48,11 @@ struct PointwiseRows {
   int64_t out_stride;
   int64_t out_channels;
   bool accumulate;
-  bool stream;  // past the caches; out is aligned and pixels are whole vectors
 };
 
 // Stores the sums of the lanes [lane, lane + kVectors * lanes) of kPixels pixels, and adds their
 // moments.
-template <typename T, int kPixels, int kVectors, bool kMoments, bool kStream>
+template <typename T, int kPixels, int kVectors, bool kMoments>
 __attribute__((always_inline)) static inline void finish_block(
     const PointwiseRows<T>& r, const Vec<T> (&sum)[kPixels][kVectors], int64_t pixel, int64_t lane,
     const RowMoments<T>& moments) {
@@ -64,12 +63,7 @@ __attribute__((always_inline)) static inline void finish_block(
     for (int p = 0; p < kPixels; ++p) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
-        T* to = out + p * r.out_stride + v * kLanes<T>;
-        if constexpr (kStream) {
-          stream(to, sum[p][v]);
-        } else {
-          store(to, sum[p][v]);
-        }
+        store(out + p * r.out_stride + v * kLanes<T>, sum[p][v]);
       }
     }
   } else {
@@ -99,7 +93,7 @@ __attribute__((always_inline)) static inline void finish_block(
 }
 
 // The lanes [lane, lane + kVectors * lanes) of kPixels pixels.
-template <typename T, int kPixels, int kVectors, bool kAccumulate, bool kMoments, bool kStream>
+template <typename T, int kPixels, int kVectors, bool kAccumulate, bool kMoments>
 static inline void pointwise_block(const PointwiseRows<T>& r, int64_t pixel, int64_t lane,
                                    const RowMoments<T>& moments) {
   Vec<T> sum[kPixels][kVectors] = {};
@@ -132,32 +126,32 @@ static inline void pointwise_block(const PointwiseRows<T>& r, int64_t pixel, int
       for (int v = 0; v < kVectors; ++v) sum[p][v] += load(out + p * r.out_stride + v * kLanes<T>);
     }
   }
-  finish_block<T, kPixels, kVectors, kMoments, kStream>(r, sum, pixel, lane, moments);
+  finish_block<T, kPixels, kVectors, kMoments>(r, sum, pixel, lane, moments);
 }
 
-template <typename T, int kVectors, bool kAccumulate, bool kMoments, bool kStream>
+template <typename T, int kVectors, bool kAccumulate, bool kMoments>
 static inline void pointwise_lanes(const PointwiseRows<T>& r, int64_t pixels, int64_t lane,
                                    const RowMoments<T>& moments) {
   constexpr int kMost = (kManyRegisters ? 16 : 8) / kVectors;
   int64_t p = 0;
   for (; p + kMost <= pixels; p += kMost) {
-    pointwise_block<T, kMost, kVectors, kAccumulate, kMoments, kStream>(r, p, lane, moments);
+    pointwise_block<T, kMost, kVectors, kAccumulate, kMoments>(r, p, lane, moments);
   }
   for (; p + 4 <= pixels; p += 4) {
-    pointwise_block<T, 4, kVectors, kAccumulate, kMoments, kStream>(r, p, lane, moments);
+    pointwise_block<T, 4, kVectors, kAccumulate, kMoments>(r, p, lane, moments);
   }
   for (; p < pixels; ++p) {
-    pointwise_block<T, 1, kVectors, kAccumulate, kMoments, kStream>(r, p, lane, moments);
+    pointwise_block<T, 1, kVectors, kAccumulate, kMoments>(r, p, lane, moments);
   }
 }
 
-template <typename T, bool kAccumulate, bool kMoments, bool kStream>
+template <typename T, bool kAccumulate, bool kMoments>
 static void pointwise_all(const PointwiseRows<T>& r, int64_t pixels, const RowMoments<T>& moments) {
   int64_t lane = 0;
   for (; lane + 2 * kLanes<T> <= r.row; lane += 2 * kLanes<T>) {
-    pointwise_lanes<T, 2, kAccumulate, kMoments, kStream>(r, pixels, lane, moments);
+    pointwise_lanes<T, 2, kAccumulate, kMoments>(r, pixels, lane, moments);
   }
-  if (lane < r.row) pointwise_lanes<T, 1, kAccumulate, kMoments, kStream>(r, pixels, lane, moments);
+  if (lane < r.row) pointwise_lanes<T, 1, kAccumulate, kMoments>(r, pixels, lane, moments);
 }
 
 // out[p] (+)= sum_t packed_t^T in[taps[t] + p] for every pixel p of the stretch. Moments are those
@@ -166,13 +160,11 @@ template <typename T>
 static void pointwise_rows(const PointwiseRows<T>& r, int64_t pixels,
                            const RowMoments<T>* moments) {
   if (r.accumulate) {
-    pointwise_all<T, true, false, false>(r, pixels, {});
-  } else if (moments != nullptr && r.stream) {
-    pointwise_all<T, false, true, true>(r, pixels, *moments);
+    pointwise_all<T, true, false>(r, pixels, {});
   } else if (moments != nullptr) {
-    pointwise_all<T, false, true, false>(r, pixels, *moments);
+    pointwise_all<T, false, true>(r, pixels, *moments);
   } else {
-    pointwise_all<T, false, false, false>(r, pixels, {});
+    pointwise_all<T, false, false>(r, pixels, {});
   }
 }
 

@@ -124,15 +124,12 @@ static void relu_conv_grad_convolve(const ReluConvNormBackward<T>& p, int64_t be
       const T* g = p.grad_output + n * output_size(s);
       const T* y = p.raw + n * output_size(s);
       load_tile<T>(s, tile, p.input + n * image_size(s), period, nullptr, scratch.tile);
-      if (p.grad_input != nullptr) {
-        std::memset(scratch.grad_sum, 0, grad_sum_size(s, period) * sizeof(T));
-      }
-      block_backward(s, tile, pad, p.block, packed, scratch.tile, scratch.block,
-                     want ? &grads : nullptr, p.grad_input != nullptr ? scratch.grad_sum : nullptr,
-                     [&](int64_t h, int64_t rows, T* to) {
-                       norm_gradient<T, false>(norm, g + h * row, y + h * row, rows * row,
-                                               out_period, to);
-                     });
+      block_backward(
+          s, tile, pad, p.block, packed, scratch.tile, scratch.block, want ? &grads : nullptr, true,
+          p.grad_input != nullptr ? scratch.grad_sum : nullptr,
+          [&](int64_t h, int64_t rows, T* to) {
+            norm_gradient<T, false>(norm, g + h * row, y + h * row, rows * row, out_period, to);
+          });
       for (int64_t h = 0; p.grad_input != nullptr && h < s.height; ++h) {
         masked_gradient_row<T, false>(s, tile, scratch.tile, scratch.grad_sum, h,
                                       p.grad_input + n * image_size(s) + h * s.width * s.channels);

@@ -6,6 +6,7 @@
 
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 
 #if !defined(DARTS_CPU_CAPABILITY)
 #error "compile kernels with -DDARTS_CPU_CAPABILITY=DEFAULT|AVX2|AVX512"
@@ -43,6 +44,20 @@ static inline void store(T* to, Vec<T> value) {
   std::memcpy(to, &value, sizeof(value));
 }
 
+// to[i] += from[i], in double.
+template <typename T>
+static inline void add_wide(double* to, const T* from, int64_t count) {
+  typedef double Wide __attribute__((vector_size(kLanes<T> * sizeof(double))));
+  int64_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) {
+    Wide sum;
+    std::memcpy(&sum, to + i, sizeof(sum));
+    sum += __builtin_convertvector(load(from + i), Wide);
+    std::memcpy(to + i, &sum, sizeof(sum));
+  }
+  for (; i < count; ++i) to[i] += from[i];
+}
+
 // Asks for lines that will be read soon, from memory into the second-level cache.
 template <typename T>
 static inline void prefetch(const T* from, int64_t count) {
@@ -76,6 +91,20 @@ static inline void stream(T* to, Vec<T> value) {
 #else
   store(to, value);
 #endif
+}
+
+// Copies a map that stands in a cache to where nobody will read it soon.
+template <typename M>
+static inline void stream_map(M* to, const M* from, int64_t count) {
+  constexpr int64_t kStep = DARTS_VECTOR_BYTES / static_cast<int64_t>(sizeof(M));
+  using Word = std::conditional_t<sizeof(M) == sizeof(double), double, float>;
+  int64_t i = 0;
+  if (is_aligned(to)) {
+    for (; i + kStep <= count; i += kStep) {
+      stream(reinterpret_cast<Word*>(to + i), load(reinterpret_cast<const Word*>(from + i)));
+    }
+  }
+  std::memcpy(to + i, from + i, (count - i) * sizeof(M));
 }
 
 static inline void fence_streams() { __atomic_thread_fence(__ATOMIC_SEQ_CST); }
