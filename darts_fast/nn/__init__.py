@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from darts_fast.nn.cell import Cell
-from darts_fast.nn.freezing import frozen
+from darts_fast.nn.freezing import Statistics, frozen, frozen_statistics
 from darts_fast.nn.mixed_op import MixedOp
 from darts_fast.nn.nasbench201 import TinyNetwork
 from darts_fast.nn.network import Network
@@ -19,10 +19,12 @@ __all__ = [
     "MixedOp",
     "Network",
     "Projection",
+    "Statistics",
     "Supernet",
     "TinyNetwork",
     "build_supernet",
     "frozen",
+    "frozen_statistics",
 ]
 
 

@@ -31,7 +31,7 @@ class EpochEvent:
             "learning_rate": trainer.learning_rate,
         }
         self._trainer = trainer
-        self._first = trainer.step
+        self._steps = trainer.epoch_steps - trainer.step
         self._mark = time.perf_counter()
 
     def trained(self) -> None:
@@ -39,7 +39,7 @@ class EpochEvent:
         net = self._trainer.net
         pairs = zip(net.space.cell_types, net.arch_parameters(), strict=True)
         self.fields.update(
-            steps=self._trainer.epoch_steps - self._first,
+            steps=self._steps,
             seconds=self._lap(),
             train_loss=self._trainer.loss,
             train_acc=self._trainer.accuracy,
