@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from darts_fast import frozen_statistics
 from darts_fast.cli.method_flags import method_flags
 from darts_fast.data import Dataset, load_data
-from darts_fast.nn import Supernet, build_supernet
+from darts_fast.nn import build_supernet
 from darts_fast.search import (
     METHODS,
     Interrupted,
@@ -285,4 +285,6 @@ def test_entry_points_of_other_packages_are_methods(monkeypatch: pytest.MonkeyPa
 def test_a_base_method_has_no_gradient(digits: Dataset) -> None:
     net = build_supernet("s2", channels=4, num_classes=10, layers=3)
     with pytest.raises(NotImplementedError):
-        Method(net, SearchConfig(), NoOptions()).gradient(Trainer(net, digits, SearchConfig())._loop)
+        Method(net, SearchConfig(), NoOptions()).gradient(
+            Trainer(net, digits, SearchConfig())._loop
+        )

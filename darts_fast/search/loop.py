@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_fast.data import Batches
+from darts_fast.distributed import World
 from darts_fast.nn import Supernet, frozen
 from darts_fast.search.joint import share_loss
 
@@ -50,6 +51,11 @@ class Loop:
     def net(self) -> Supernet:
         """The supernet."""
         return self._trainer.net
+
+    @property
+    def world(self) -> World:
+        """The processes that search together."""
+        return self._trainer.world
 
     @property
     def config(self) -> SearchConfig:

@@ -15,16 +15,19 @@ from darts_fast.evaluation import evaluate
 from darts_fast.nn import Supernet
 from darts_fast.reporter import Interrupted, Reporter, save_or_stop
 from darts_fast.search.config import SearchConfig
+from darts_fast.search.early_stopping import EarlyStopping
 from darts_fast.search.record import DecisionRecorder, EpochEvent
 from darts_fast.search.trainer import Perturb, Trainer
 from darts_fast.seeding import generator, rng_state, set_rng_state
 from darts_fast.selection import (
     SELECTIONS,
     Decision,
+    Limits,
     PerturbationConfig,
     ProgressiveSelection,
     SelectionConfig,
     build_selection,
+    limited_magnitude,
     magnitude_genotype,
 )
 from darts_fast.spaces import Genotype, read_genotype, write_genotype
@@ -81,6 +84,8 @@ class Search:
         snapshot: called with the number of the epoch after every epoch of the search.
         world: processes that search together (`darts_fast.distributed.join`), each with the same
             arguments. They start from weights and random state of the first.
+        limits: on the cost of the derived network (`darts_fast.selection.limits`).
+        stopping: what may end the search early.
 
     Attributes:
         pool_images: images that the selection scores on.
@@ -104,6 +109,8 @@ class Search:
         checkpoint: Callable[[dict[str, Any]], object] | None = None,
         snapshot: Callable[[int], object] | None = None,
         world: World = ALONE,
+        limits: Limits | None = None,
+        stopping: EarlyStopping | None = None,
         **settings: Any,
     ) -> None:
         if select not in SELECTIONS:
@@ -115,6 +122,8 @@ class Search:
         self.reporter = reporter or Reporter()
         self.world = world
         self.trainer = Trainer(net, data, self.config, augmentation, perturb, world)
+        self.trainer.stopping = stopping
+        self._limits = limits
         self._recorder = DecisionRecorder()
         self.history: list[dict[str, Any]] = []
         self._select = select
@@ -143,7 +152,10 @@ class Search:
             if self._selection is not None:
                 self.trainer.start_tuning()
         if self._selection is None:
-            return SearchResult(self._magnitude, self._magnitude, [], self.history)
+            found = self._magnitude
+            if self._limits is not None:
+                found = limited_magnitude(self.net, self._limits)
+            return SearchResult(found, self._magnitude, [], self.history)
         self._run_selection(self._selection)
         genotype = self.net.genotype()
         return SearchResult(genotype, self._magnitude, self._selection.decisions, self.history)
@@ -280,6 +292,7 @@ class Search:
             between=self._between_forwards,
             checkpoint=self._between_decisions,
             world=self.world,
+            limits=self._limits,
         )
 
     def _fresh_pass(self) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:

@@ -15,6 +15,7 @@ from darts_fast.finite import clip_gradients, non_finite_weights
 from darts_fast.nn import Statistics, Supernet
 from darts_fast.reporter import Asked, Asks, NonFiniteLossError, Reporter
 from darts_fast.search.config import SearchConfig
+from darts_fast.search.early_stopping import EarlyStopping
 from darts_fast.search.joint import check_same, first_place, join_gradients, share_loss
 from darts_fast.search.loop import Batch, Loop
 from darts_fast.search.meter import Meter
@@ -44,6 +45,7 @@ class Trainer:
 
     Attributes:
         train, valid: the two halves.
+        stopping: what may end the search early, set before the first epoch.
         epoch_steps: steps of one epoch.
         method: what the search does to the architecture, see `darts_fast.search.methods`.
         steps_done: of the search, over all its epochs.
@@ -91,6 +93,7 @@ class Trainer:
         }
         self._loop = Loop(self, self._draws)
         self._statistics = Statistics(net)
+        self.stopping: EarlyStopping | None = None
         self.tuning = False
         self.stopped = False
         self.steps_done = 0
@@ -160,6 +163,8 @@ class Trainer:
         accuracy = self.accuracy
         if not self.tuning:
             self.method.end_epoch(self._loop)
+            if self.stopping is not None:
+                self.stopping.end_epoch(self._loop)
         self.epoch += 1
         self.step = 0
         return accuracy
@@ -202,6 +207,7 @@ class Trainer:
             "stopped": self.stopped,
             "grown": self._search_batches.batch_size - self.config.batch_size,
             "method": self.method.state_dict(),
+            "stopping": None if self.stopping is None else self.stopping.state_dict(),
             "draws": {name: batches.state_dict() for name, batches in self._draws.items()},
             "sums": self._meter.state(),
             "optimizer": self.optimizer.state_dict(),
@@ -218,6 +224,8 @@ class Trainer:
         self.steps_done, self.stopped = state["steps_done"], state["stopped"]
         self.set_batch_size(self.config.batch_size + state["grown"])
         self.method.load_state_dict(state["method"])
+        if self.stopping is not None:
+            self.stopping.load_state_dict(state["stopping"])
         for name, batches in self._draws.items():
             batches.load_state_dict(state["draws"][name])
         self._meter.load(state["sums"])
