@@ -10,6 +10,7 @@ import click
 
 from darts_fast.cli.checkpoints import Checkpoints, following, go_on_command
 from darts_fast.cli.console import RunReporter, SignalReporter
+from darts_fast.cli.limiting import limit_options, limits_of
 from darts_fast.cli.method_flags import method_flags
 from darts_fast.cli.options import (
     CONTEXT,
@@ -104,7 +105,7 @@ derive_options = with_options(
 @click.command(context_settings=CONTEXT)
 @common_options
 @supernet_options
-@with_options(*selection_options)
+@with_options(*selection_options, *limit_options)
 @derive_options
 @method_flags
 @click.pass_context
@@ -126,7 +127,9 @@ def search(ctx: click.Context, **_: Any) -> None:
         data = replace(
             data, augmentation=with_cutout(data.augmentation, cutout, settings["cutout_prob"])
         )
-        pipeline = Pipeline(settings, data, world)
+    limits = world.first(lambda: limits_of(settings, data))  # one process measures for all
+    with world.together():
+        pipeline = Pipeline(settings, data, world, limits)
     run: RunDirectory | None = None
 
     def opened() -> str:

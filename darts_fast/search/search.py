@@ -160,6 +160,17 @@ class Search:
         genotype = self.net.genotype()
         return SearchResult(genotype, self._magnitude, self._selection.decisions, self.history)
 
+    @property
+    def limits(self) -> Limits | None:
+        """On the cost of the derived network."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits | None) -> None:
+        self._limits = limits
+        if self._selection is not None:
+            self._selection.limits = limits
+
     def state_dict(self) -> dict[str, Any]:
         """Everything a later process needs to go on bit for bit; loads with
         ``weights_only=True``.
@@ -171,6 +182,7 @@ class Search:
             "selection": None if selection is None else selection.state_dict(),
             "fresh": None if self._fresh is None else self._fresh.state_dict(),
             "magnitude": None if magnitude is None else genotype_text(magnitude),
+            "limits": None if self._limits is None else self._limits.state_dict(),
             "history": self.history,
             "done": self._done,
             "rng": rng_state(),
@@ -184,6 +196,8 @@ class Search:
             self._selection.load_state_dict(state["selection"])
         if self._fresh is not None:
             self._fresh.load_state_dict(state["fresh"])
+        if self._limits is not None:
+            self.limits = self._limits.with_costs(state["limits"])
         magnitude = state["magnitude"]
         self._magnitude = None if magnitude is None else read_genotype(magnitude)
         self.history = list(state["history"])

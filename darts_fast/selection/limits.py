@@ -18,9 +18,10 @@ uses up the whole limit by itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import combinations
+from typing import Any
 
 from darts_fast.cost import CostTable
 from darts_fast.nn.projection import Projection
@@ -119,6 +120,19 @@ class Limits:
     def priced(self) -> bool:
         """Whether a limit has a penalty."""
         return any(limit.penalty for limit in self.limits)
+
+    def state_dict(self) -> list[dict[str, Any]]:
+        """The costs, which are measured ones for latency."""
+        return [{"base": limit.table.base, "tables": limit.table.tables} for limit in self.limits]
+
+    def with_costs(self, state: Sequence[Mapping[str, Any]]) -> Limits:
+        """The same limits on the costs of a :meth:`state_dict`."""
+        return Limits(
+            [
+                replace(limit, table=replace(limit.table, **costs))
+                for limit, costs in zip(self.limits, state, strict=True)
+            ]
+        )
 
     def choices(self, decided: Projection | None = None) -> Choices:
         """What is open after the decisions of a network; by default everything."""
