@@ -9,6 +9,7 @@ from darts_fast.nn.mixed_op import MixedOp
 from darts_fast.nn.nasbench201 import TinyNetwork
 from darts_fast.nn.network import Network
 from darts_fast.nn.operations import OPS
+from darts_fast.nn.partial_channels import PartialNetwork
 from darts_fast.nn.projection import Projection
 from darts_fast.nn.supernet import Supernet
 from darts_fast.spaces import Space, get_space
@@ -18,6 +19,7 @@ __all__ = [
     "Cell",
     "MixedOp",
     "Network",
+    "PartialNetwork",
     "Projection",
     "Statistics",
     "Supernet",

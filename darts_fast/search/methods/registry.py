@@ -11,11 +11,12 @@ from typing import Any
 
 from darts_fast.search.methods.base import Method
 from darts_fast.search.methods.darts import Blank, Darts, DartsSecondOrder
+from darts_fast.search.methods.pc_darts import PCDarts
 
 __all__ = ["GROUP", "METHODS", "method_options", "option_names", "register"]
 
 GROUP = "darts_fast.methods"
-BUILT_IN: tuple[type[Method], ...] = (Darts, DartsSecondOrder, Blank)
+BUILT_IN: tuple[type[Method], ...] = (Darts, DartsSecondOrder, Blank, PCDarts)
 
 
 class Methods(Mapping[str, type[Method]]):
