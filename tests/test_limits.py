@@ -13,6 +13,7 @@ from torch import Tensor
 
 from darts_fast.cost import CostTable, DerivedSizes, cost_table
 from darts_fast.nn import Supernet, build_supernet
+from darts_fast.search import SearchConfig
 from darts_fast.selection import (
     Limit,
     Limits,
@@ -271,12 +272,15 @@ def test_methods_and_spaces_are_checked(macs: CostTable) -> None:
         select(other, [], method="discretization", converge=lambda net: None, limits=limits)
 
 
-@pytest.mark.parametrize("space", ["darts", "s3", "s5", "nasbench201"])
+@pytest.mark.parametrize("space", ["darts", "s3", "s5", "nasbench201", "partial channels"])
 def test_limited_magnitude_equals_the_free_one_and_then_keeps_the_limit(space: str) -> None:
+    method = "darts"
+    if space == "partial channels":
+        space, method = "s5", "pc-darts"  # edges have weights of their own
     table = cost_table("macs", space, SIZES)
     for seed in range(3):
         torch.manual_seed(seed)
-        net = build_supernet(space, channels=2, num_classes=4, layers=1)
+        net = SearchConfig(method=method).build_supernet(space, channels=4, num_classes=4, layers=1)
         with torch.no_grad():
             for alpha in net.arch_parameters():
                 alpha.normal_()

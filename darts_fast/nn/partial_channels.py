@@ -28,7 +28,6 @@ from darts_fast.nn.network import Network
 from darts_fast.nn.operations import drop_path
 from darts_fast.nn.plan import CellPlan, has_hooks, plan_cell
 from darts_fast.nn.supernet import INITIAL_STD
-from darts_fast.spaces import Genotype
 
 __all__ = ["PartialCell", "PartialMixedOp", "PartialNetwork", "channel_shuffle"]
 
@@ -197,12 +196,10 @@ class PartialNetwork(Network):
             found[name] = torch.where(kept, shares, 0.0)
         return found
 
-    def genotype_of(self, weights: Mapping[str, Tensor]) -> Genotype:
-        """The architecture of edge weights, each times its edge's importance."""
+    def strengths(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """Edge weights, each times its edge's importance."""
         importance = self.edge_importance()
-        return super().genotype_of(
-            {name: table * importance[name][:, None] for name, table in weights.items()}
-        )
+        return {name: table * importance[name][:, None] for name, table in weights.items()}
 
     def _features(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         importance = self.edge_importance()

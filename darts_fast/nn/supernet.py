@@ -137,7 +137,11 @@ class Supernet(nn.Module):
 
     def genotype_of(self, weights: Mapping[str, Tensor]) -> Genotype | str:
         """The architecture that edge weights stand for (`Space.genotype`)."""
-        return self.space.genotype(weights)
+        return self.space.genotype(self.strengths(weights))
+
+    def strengths(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+        """What a genotype ranks operations and edges by: here the edge weights themselves."""
+        return weights
 
     def genotype(self) -> Genotype | str:
         """The architecture that the present edge weights stand for."""

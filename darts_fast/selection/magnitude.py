@@ -33,7 +33,9 @@ def limited_magnitude(net: Supernet, limits: Limits) -> Genotype | str:
     kept. With limits that bind nowhere it is the same genotype.
     """
     space = net.space
-    weights = {name: table.double() for name, table in magnitude_weights(net).items()}
+    with torch.no_grad():
+        strengths = net.strengths(magnitude_weights(net))
+    weights = {name: table.double() for name, table in strengths.items()}
     choices = limits.choices()
     entries = [
         (cell_type, edge, op)
