@@ -126,6 +126,7 @@ def test_export_of_a_run_from_end_to_end(darts_fast: Run, tmp_path: Path) -> Non
     assert (status, "has an earlier state_dict.pt; pass --overwrite" in err) == (2, True)
 
 
+@pytest.mark.slow
 @onnx_installed
 def test_nasbench201_with_normalisation_from_loose_weights(darts_fast: Run, tmp_path: Path) -> None:
     arch = "|nor_conv_1x1~0|+|none~0|skip_connect~1|+|nor_conv_3x3~0|none~1|avg_pool_3x3~2|"

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from darts_fast.cli.architecture import arch_option
 from darts_fast.cli.exported_network import network_of_arch, network_of_file, network_of_run
-from darts_fast.cli.options import CONTEXT, debug_option, set_threads
+from darts_fast.cli.options import CONTEXT, debug_option, names_among, set_threads
 from darts_fast.cost import count, median_ms
 from darts_fast.derive.export import (
     INPUT,
@@ -43,16 +43,6 @@ SUMMARY = "export.json"
 POSITIVE = click.IntRange(min=1)
 
 
-def _formats(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
-    if value is None:
-        return None
-    names = tuple(name.strip() for name in value.split(",") if name.strip())
-    for name in names:
-        if name not in FORMATS:
-            raise click.BadParameter(f"must be among {', '.join(FORMATS)}, got {name!r}")
-    return names
-
-
 @click.command(context_settings=CONTEXT)
 @click.argument("run", metavar="[RUN_DIR]", required=False)
 @click.option("--network", metavar="LABEL", help="Which of the run's networks, network-LABEL.pt.")
@@ -64,7 +54,9 @@ def _formats(_: click.Context, __: click.Parameter, value: str | None) -> tuple[
 @click.option("--num_classes", type=POSITIVE, default=10, help="With --untrained.")
 @click.option("--image_size", type=POSITIVE, help="Side of the images.  [default: the training's]")
 @click.option(
-    "--formats", callback=_formats, help=f"Of {','.join(FORMATS)}.  [default: what is installed]"
+    "--formats",
+    callback=names_among(FORMATS),
+    help=f"Of {','.join(FORMATS)}.  [default: what is installed]",
 )
 @click.option(
     "--normalise", is_flag=True, help="Let the exported network take images of scale 0 to 1."
