@@ -132,7 +132,7 @@ class Watch(Reporter):
 def search_of(data: Dataset, stopping: EarlyStopping, **options: Any) -> Search:
     seed_everything(3)
     net = build_supernet("s2", channels=2, num_classes=10, layers=3)
-    config = SearchConfig(epochs=9, batch_size=8, seed=3, valid_freq=0, arch_learning_rate=0.1)
+    config = SearchConfig(epochs=9, batch_size=16, seed=3, valid_freq=0, arch_learning_rate=0.1)
     options = {"reporter": Watch(), "select": "magnitude", **options}
     return Search(net, data, config, stopping=stopping, **options)
 
@@ -253,7 +253,7 @@ def test_an_interrupted_search_stops_at_the_same_epoch_with_the_same_network(
     whole.run()
     states: list[Any] = []
     stopping = EarlyStopping(eigenvalue=quick_rule(), adapt=True)
-    first = search_of(digits, stopping, reporter=Watch(stop_after=13))
+    first = search_of(digits, stopping, reporter=Watch(stop_after=6))
     first.checkpoint = lambda state: states.append(copy.deepcopy(state))
     with pytest.raises(Interrupted):
         first.run()
@@ -267,7 +267,11 @@ def test_an_interrupted_search_stops_at_the_same_epoch_with_the_same_network(
 def test_a_search_that_is_only_watched_is_the_search(digits: Dataset) -> None:
     rule = EigenvalueRule(first=100)
     watched = search_of(digits, EarlyStopping(eigenvalue=rule))
+    states: list[Any] = []
+    watched.checkpoint = states.append
     watched.run()
+    kept = [sorted(state["trainer"]["stopping"]["snapshots"]) for state in states]
+    assert kept == [[0], [0], [0, 2], [0, 2], [0, 2, 4], [0, 2, 4], [0, 2, 4, 6], [0, 2, 4, 6]]
     assert sorted(rule.values) == [0, 2, 4, 6, 8]
     seed_everything(3)
     net = build_supernet("s2", channels=2, num_classes=10, layers=3)

@@ -89,7 +89,8 @@ class EarlyStopping:
     def end_epoch(self, loop: Loop) -> None:
         """An epoch of the search is done."""
         epoch = loop.epoch
-        self._snapshots[epoch] = loop.snapshot()
+        if self._needed(epoch, epoch):
+            self._snapshots[epoch] = loop.snapshot()
         target = self._by_skips(loop)
         if target is not None:
             self._back(loop, target)
@@ -97,7 +98,9 @@ class EarlyStopping:
             return
         target = self._by_eigenvalue(loop)
         if target is None:
-            self._drop_old(epoch)
+            self._snapshots = {
+                when: kept for when, kept in self._snapshots.items() if self._needed(when, epoch)
+            }
             return
         decay = float(loop.optimizer.param_groups[0]["weight_decay"])
         self._back(loop, target)
@@ -153,13 +156,9 @@ class EarlyStopping:
             self.eigenvalue.forget_after(target)
         self._snapshots = {when: kept for when, kept in self._snapshots.items() if when <= target}
 
-    def _drop_old(self, epoch: int) -> None:
-        """Keep what the rules may go back to after the next epoch."""
+    def _needed(self, when: int, epoch: int) -> bool:
+        """Whether the rules may go back to an epoch when the one after `epoch` has ended."""
+        if when == epoch and self.skips is not None:
+            return True
         rule = self.eigenvalue
-
-        def needed(when: int) -> bool:
-            if when == epoch and self.skips is not None:
-                return True
-            return rule is not None and rule.wants(when) and when > epoch - rule.span
-
-        self._snapshots = {when: kept for when, kept in self._snapshots.items() if needed(when)}
+        return rule is not None and rule.wants(when) and when > epoch - rule.span

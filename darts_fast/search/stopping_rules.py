@@ -88,8 +88,8 @@ class EigenvalueRule:
 
 
 class SkipRule:
-    """Stop when the normal cell has more than ``most`` skip connections (P-DARTS, Chen et al., ICCV
-    2019, and DARTS+, Liang et al., arXiv 1909.06035, which counts two).
+    """Stop when the normal cell has more than ``most`` skip connections (after DARTS+, Liang et
+    al., arXiv 1909.06035, which stops at two; P-DARTS, Chen et al., ICCV 2019, ends with two).
 
     Raises:
         ValueError: a negative ``most``.
