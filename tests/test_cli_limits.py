@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from conftest import Run
+from worlds import Processes
 
 from darts_fast.cost import DerivedSizes, cost_table
 from darts_fast.selection import cheapest
@@ -99,3 +100,19 @@ def test_errors_of_limits_are_one_line_and_leave_no_directory(
     assert message in err
     assert len(err.splitlines()) == 1
     assert not Path("run").exists()
+
+
+@pytest.mark.slow
+def test_processes_share_one_measured_table_and_one_eigenvalue(tmp_path: Path) -> None:
+    """A difference between them would end the run: weights are compared after every epoch."""
+    run = tmp_path / "run"
+    processes = Processes.of_command(
+        tmp_path,
+        *(*TINY, "--epochs", "3", "--early_stop", "adaptive", "--max_latency_ms", "1G"),
+        *("--latency_penalty", "0.5", "--select", "one_shot", "--save", str(run)),
+    )
+    assert processes.wait() == [0, 0], processes.texts
+    found = results(str(run))
+    assert [row["resource"] for row in found["limits"]] == ["latency_ms"]
+    assert found["genotype"] == (run / "genotype.txt").read_text().strip()
+    assert len(re.findall("eigenvalue ", (run / "log.txt").read_text())) == 2
