@@ -12,11 +12,19 @@ from typing import Any
 from darts_fast.search.methods.base import Method
 from darts_fast.search.methods.darts import Blank, Darts, DartsSecondOrder
 from darts_fast.search.methods.pc_darts import PCDarts
+from darts_fast.search.methods.sdarts import SDARTSADV, SDARTSRS
 
 __all__ = ["GROUP", "METHODS", "method_options", "option_names", "register"]
 
 GROUP = "darts_fast.methods"
-BUILT_IN: tuple[type[Method], ...] = (Darts, DartsSecondOrder, Blank, PCDarts)
+BUILT_IN: tuple[type[Method], ...] = (
+    Darts,
+    DartsSecondOrder,
+    Blank,
+    PCDarts,
+    SDARTSRS,
+    SDARTSADV,
+)
 
 
 class Methods(Mapping[str, type[Method]]):
