@@ -37,6 +37,7 @@ class Supernet(nn.Module):
     classifier: nn.Module
     # How many times in a row the network halves height and width.
     _halvings: int
+    _zero: str
 
     def __init__(self, space: Space, criterion: nn.Module | None) -> None:
         super().__init__()
@@ -68,6 +69,11 @@ class Supernet(nn.Module):
         """A freshly initialised network of the same configuration with these alphas, decisions,
         dtype and device."""
         raise NotImplementedError
+
+    @property
+    def zero_rule(self) -> str:
+        """What an edge weight of exactly 0 means (see `mixed_op`): "skip" or "multiply"."""
+        return self._zero
 
     def alphas(self) -> dict[str, nn.Parameter]:
         """The alphas, [edges, ops], of each cell type in the order of `space.cell_types`."""
