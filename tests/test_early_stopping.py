@@ -224,10 +224,10 @@ def test_too_many_skips_end_the_search_before_them(
     search = search_of(digits, EarlyStopping(skips=SkipRule(2)))
     kept = kept_weights(search)
 
-    def more_skips(net: Any) -> Any:
+    def more_skips() -> Any:
         return DARTS_V2 if search.trainer.epoch < 3 else DARTS_V1
 
-    monkeypatch.setattr(module, "magnitude_genotype", more_skips)
+    monkeypatch.setattr(search.net, "genotype", more_skips)
     search.run()
     assert max(kept) == 3
     assert same(weights_of(search), kept[2])

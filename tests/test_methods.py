@@ -33,7 +33,10 @@ from darts_fast.seeding import seed_everything
 
 NAMES = sorted(METHODS)
 # What lets three epochs show everything a method does.
-OPTIONS: dict[str, dict[str, Any]] = {"pc-darts": {"begin": 1}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "pc-darts": {"begin": 1},
+    "sgas": {"warmup_dec_epoch": 0, "decision_freq": 1, "batch_increase": 2, "use_history": True},
+}
 
 
 @pytest.fixture(scope="module")
@@ -125,7 +128,8 @@ def test_a_search_stopped_after_any_step_goes_on_to_the_same_bits(
 @pytest.mark.parametrize("method", [name for name in NAMES if name != "pc-darts"])
 def test_a_method_searches_both_kinds_of_spaces(digits: Dataset, method: str) -> None:
     """The tiny form of a search on the digits; the other space is in the other tests."""
-    config = SearchConfig(method=method, epochs=1, batch_size=16, valid_freq=0)
+    options = OPTIONS.get(method, {})
+    config = SearchConfig(method, options, epochs=1, batch_size=16, valid_freq=0)
     net = config.build_supernet("nasbench201", channels=4, num_classes=10, layers=1)
     result = Search(net, digits, config, select="magnitude").run()
     assert genotype_text(result.genotype).startswith("|")

@@ -31,14 +31,15 @@ __all__ = [
 
 
 def build_supernet(
-    space: str | Space, *, channels: int, num_classes: int, layers: int
+    space: str | Space, *, channels: int, num_classes: int, layers: int, zero: str | None = None
 ) -> Network | TinyNetwork:
     """The supernet of a space, by name or as a `Space`.
 
     Args: channels of the first cells; layers, the number of cells, in spaces with the one cell
-    type "cell" (NAS-Bench-201) per stage. Raises ValueError for an unknown name or a size below 1.
+    type "cell" (NAS-Bench-201) per stage; zero, what an edge weight of exactly 0 means ("skip" or
+    "multiply"), default the space's rule. Raises ValueError for an unknown name or a size below 1.
     """
     space = get_space(space)
     if space.cell_types == ("cell",):
-        return TinyNetwork(channels, layers, num_classes, space=space)
-    return Network(channels, num_classes, layers, space=space)
+        return TinyNetwork(channels, layers, num_classes, space=space, zero=zero)
+    return Network(channels, num_classes, layers, space=space, zero=zero)

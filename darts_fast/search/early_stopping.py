@@ -19,7 +19,6 @@ from darts_fast.search.joint import share_loss
 from darts_fast.search.loop import Loop
 from darts_fast.search.stopping_rules import EigenvalueRule, SkipRule, normal_skips
 from darts_fast.selection.engine.restore import untouched
-from darts_fast.selection.magnitude import magnitude_genotype
 
 __all__ = ["ADAPTED_WEIGHT_DECAY", "EarlyStopping", "dominant_eigenvalue"]
 
@@ -129,7 +128,7 @@ class EarlyStopping:
     def _by_skips(self, loop: Loop) -> int | None:
         if self.skips is None:
             return None
-        genotype = magnitude_genotype(loop.net)
+        genotype = loop.net.genotype()
         target = self.skips.update(loop.epoch, genotype)
         if target is not None:
             loop.log(

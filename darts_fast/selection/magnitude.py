@@ -16,7 +16,7 @@ __all__ = ["MagnitudeSelection", "limited_magnitude", "magnitude_genotype", "mag
 
 def magnitude_weights(net: Supernet) -> dict[str, torch.Tensor]:
     """``softmax(alpha)`` of every cell type, ``[edges, ops]``, whatever the projections say."""
-    return {name: alpha.detach().softmax(dim=-1) for name, alpha in net.alphas().items()}
+    return {name: alpha.detach().softmax(dim=-1) for name, alpha in net.alpha_tables().items()}
 
 
 def magnitude_genotype(net: Supernet) -> Genotype | str:
@@ -28,13 +28,14 @@ def magnitude_genotype(net: Supernet) -> Genotype | str:
 
 
 def limited_magnitude(net: Supernet, limits: Limits) -> Genotype | str:
-    """As `magnitude_genotype`, within limits: the operations of all edges in the order of their
+    """As `Supernet.genotype`, within limits: the operations of all edges in the order of their
     weight less their price, each taken if its node has room for it and the limits can still be
-    kept. With limits that bind nowhere it is the same genotype.
+    kept. With limits that bind nowhere it is the same genotype. What the network has decided has
+    the weight 1, and gives way only to a limit.
     """
     space = net.space
     with torch.no_grad():
-        strengths = net.strengths(magnitude_weights(net))
+        strengths = net.strengths(net.edge_weights())
     weights = {name: table.double() for name, table in strengths.items()}
     choices = limits.choices()
     entries = [

@@ -13,6 +13,7 @@ from darts_fast.search.methods.base import Method
 from darts_fast.search.methods.darts import Blank, Darts, DartsSecondOrder
 from darts_fast.search.methods.pc_darts import PCDarts
 from darts_fast.search.methods.sdarts import SDARTSADV, SDARTSRS
+from darts_fast.search.methods.sgas import SGAS
 
 __all__ = ["GROUP", "METHODS", "method_options", "option_names", "register"]
 
@@ -24,6 +25,7 @@ BUILT_IN: tuple[type[Method], ...] = (
     PCDarts,
     SDARTSRS,
     SDARTSADV,
+    SGAS,
 )
 
 
