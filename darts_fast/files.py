@@ -35,13 +35,14 @@ class DamagedFileError(ValueError):
     """A saved state is not what was written; the message names the file."""
 
 
-def atomic_write(path: str | Path, text: str) -> None:
-    """Write ``text`` (UTF-8) to ``path``: readers see the old file or the new one, never a part.
+def atomic_write(path: str | Path, content: str | bytes) -> None:
+    """Write text (UTF-8) or bytes to ``path``: readers see the old file or the new one, never a
+    part.
 
     Raises:
         OSError: the file cannot be written; it is named, and what was there is untouched.
     """
-    _replace(Path(path), text.encode())
+    _replace(Path(path), content.encode() if isinstance(content, str) else content)
 
 
 def atomic_save(path: str | Path, state: object, *, keep: str | Path | None = None) -> None:

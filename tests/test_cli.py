@@ -129,7 +129,7 @@ def test_the_same_seed_gives_the_same_run_and_another_one_does_not(darts_fast: R
 def test_equal_genotypes_are_trained_once(darts_fast: Run, monkeypatch: pytest.MonkeyPatch) -> None:
     genotype = "|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"
     monkeypatch.setattr("darts_fast.cli.pipeline.random_genotype", lambda space, g: genotype)
-    monkeypatch.setattr("darts_fast.search.search.magnitude_genotype", lambda net: genotype)
+    monkeypatch.setattr("darts_fast.nn.Supernet.genotype", lambda net: genotype)
     darts_fast("search", *TINY, *TINY_DERIVE, "--select", "magnitude", "--save", "run")
     rows = contents(Path("run"))["derived"]
     assert [row["selection"] for row in rows] == ["magnitude", "random"]

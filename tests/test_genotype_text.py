@@ -137,7 +137,7 @@ def test_nothing_is_evaluated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("", r"expected Genotype\(\.\.\.\), JSON, .* DARTS_V1, DARTS_V2, DARTS, got ''"),
+        ("", r"expected Genotype\(\.\.\.\), JSON, .* DARTS_V1, DARTS_V2, DARTS, .*, got ''"),
         ("DARTS_V9", r"expected Genotype\(\.\.\.\), .* got 'DARTS_V9'"),
         ("no such file.txt", r"expected Genotype\(\.\.\.\), .* got 'no such file.txt'"),
         ("Genotype(normal=[", r"expected Genotype\(\.\.\.\), .* got 'Genotype\(normal=\['"),

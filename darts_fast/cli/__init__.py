@@ -16,6 +16,7 @@ from darts_fast.cli.bench import bench
 from darts_fast.cli.compare import compare
 from darts_fast.cli.console import Stopped
 from darts_fast.cli.doctor import doctor
+from darts_fast.cli.export import export
 from darts_fast.cli.report import report
 from darts_fast.cli.search import search
 from darts_fast.cli.status import status
@@ -55,7 +56,7 @@ def cli(ctx: click.Context) -> None:
         )
 
 
-for command in (search, train, status, compare, report, analyze, bench, doctor):
+for command in (search, train, export, status, compare, report, analyze, bench, doctor):
     cli.add_command(command)
 
 

@@ -15,15 +15,17 @@ from darts_fast.cli.console import RunReporter
 from darts_fast.data import Dataset
 from darts_fast.derive import build_derived
 from darts_fast.derive.record import EpochEvents
+from darts_fast.derive.saved import SavedNetwork
 from darts_fast.derive.train import NetworkTraining, TrainConfig, TrainProgress
-from darts_fast.files import atomic_save
 from darts_fast.reporter import save_or_stop
 from darts_fast.runs import RunDirectory
 from darts_fast.search import genotype_text
 from darts_fast.seeding import seed_everything
 from darts_fast.spaces import Genotype
 
-__all__ = ["check_derived", "train_derived"]
+__all__ = ["NETWORK", "check_derived", "train_derived"]
+
+NETWORK = "network-{label}.pt"
 
 
 def check_derived(
@@ -69,7 +71,7 @@ def train_derived(
     checkpoint: Callable[[dict[str, Any]], None],
     state: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
-    """Train one network from scratch; its weights go to ``network-LABEL.pt`` in the run directory.
+    """Train one network from scratch; it goes to ``network-LABEL.pt`` in the run directory.
 
     Every call with the same seed starts from the same random state, so networks of different
     genotypes get equal treatment, and the same genotype the same network.
@@ -124,21 +126,19 @@ def train_derived(
     reporter.start(phase, config.epochs * steps, training.epoch * steps + training.step)
     result = training.run()
     reporter.finish()
-    path = run.path / f"network-{label}.pt"
-    atomic_save(
-        path,
-        {
-            "genotype": genotype_text(genotype),
-            "channels": channels,
-            "layers": layers,
-            "num_classes": data.num_classes,
-            "auxiliary": auxiliary,
-            "mean": list(data.mean),
-            "std": list(data.std),
-            "class_names": list(data.class_names),
-            "state_dict": net.state_dict(),
-        },
-    )
+    path = run.path / NETWORK.format(label=label)
+    SavedNetwork(
+        genotype=genotype_text(genotype),
+        channels=channels,
+        layers=layers,
+        num_classes=data.num_classes,
+        auxiliary=auxiliary,
+        mean=list(data.mean),
+        std=list(data.std),
+        class_names=list(data.class_names),
+        state_dict=net.state_dict(),
+        image_size=list(data.image_size),
+    ).save(path)
     return {
         "selection": label,
         "genotype": genotype_text(genotype),

@@ -5,7 +5,7 @@ are joined.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,7 @@ __all__ = [
     "debug_option",
     "fill_in_config",
     "image_size_option",
+    "names_among",
     "open_run",
     "previous_option",
     "read_data",
@@ -47,6 +48,21 @@ CONTEXT = {
 }
 
 Decorator = Callable[[Callable[..., Any]], Callable[..., Any]]
+
+
+def names_among(choices: Collection[str]) -> Callable[..., tuple[str, ...] | None]:
+    """The callback of an option that lists names with commas between them; None stays None."""
+
+    def read(_: click.Context, __: click.Parameter, value: str | None) -> tuple[str, ...] | None:
+        if value is None:
+            return None
+        names = tuple(name.strip() for name in value.split(",") if name.strip())
+        for name in names:
+            if name not in choices:
+                raise click.BadParameter(f"must be among {', '.join(choices)}, got {name!r}")
+        return names
+
+    return read
 
 
 def with_options(*options: Decorator) -> Decorator:

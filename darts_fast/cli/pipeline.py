@@ -14,6 +14,7 @@ from rich.table import Table
 from darts_fast.cli.checkpoints import Checkpoints
 from darts_fast.cli.console import RunReporter, SignalReporter, command_arguments
 from darts_fast.cli.derive import check_derived, train_derived
+from darts_fast.cli.limiting import limit_rows, stopping_of
 from darts_fast.cli.options import with_cutout
 from darts_fast.cli.selecting import selection_config
 from darts_fast.data import Dataset, describe_classes, describe_halves
@@ -21,12 +22,11 @@ from darts_fast.derive.train import TrainConfig
 from darts_fast.distributed import ALONE, World
 from darts_fast.environment import environment
 from darts_fast.files import atomic_save
-from darts_fast.nn import build_supernet
 from darts_fast.report import draw_genotype
 from darts_fast.runs import GENOTYPE, RESULTS, RunDirectory
 from darts_fast.search import Search, SearchConfig, SearchResult, genotype_text
 from darts_fast.seeding import generator, seed_everything
-from darts_fast.selection import race_summary
+from darts_fast.selection import Limits, race_summary
 from darts_fast.spaces import Genotype, get_space, random_genotype
 
 __all__ = ["SUPERNET", "Pipeline"]
@@ -44,12 +44,19 @@ class Pipeline:
         ValueError: settings out of range or unfit for the data; nothing has been written then.
     """
 
-    def __init__(self, settings: Mapping[str, Any], data: Dataset, world: World = ALONE) -> None:
+    def __init__(
+        self,
+        settings: Mapping[str, Any],
+        data: Dataset,
+        world: World = ALONE,
+        limits: Limits | None = None,
+    ) -> None:
         self.settings = settings
         self.data = data
         self.space = get_space(settings["space"])
         seed_everything(settings["seed"])
-        self.net = build_supernet(
+        config = SearchConfig.from_mapping(settings)
+        self.net = config.build_supernet(
             self.space,
             channels=settings["init_channels"],
             num_classes=data.num_classes,
@@ -58,11 +65,13 @@ class Pipeline:
         self.search = Search(
             self.net,
             data,
-            SearchConfig.from_mapping(settings),
+            config,
             select=settings["select"],
             selection=selection_config(settings, self.space),
             proj_images=settings["proj_images"],
             world=world,
+            limits=limits,
+            stopping=stopping_of(settings),
         )
         self.random = random_genotype(self.space, generator(settings["seed"], "random genotype"))
         self.train_config = TrainConfig(
@@ -81,6 +90,7 @@ class Pipeline:
         }
         if settings["derive"]:
             check_derived(self.random, data, **self.derived_sizes)
+        self.limits: list[dict[str, Any]] = []
         self.rows: list[dict[str, Any]] = []
         self.training: dict[str, Any] | None = None  # of the derived network under way
         self._resumed = False
@@ -118,6 +128,10 @@ class Pipeline:
         text = genotype_text(result.genotype)
         reporter.log(f"genotype = {text}")
         reporter.say(f"genotype = {text}")
+        if self.search.limits is not None:
+            self.limits = limit_rows(self.search.limits, result.genotype)
+        for row in self.limits:
+            reporter.say(f"{row['resource']}: {row['found']:,.6g}, limit {row['most']:,.6g}")
         run.write_text(GENOTYPE, text + "\n")
         genotypes = self._genotypes(result)
         if self.settings["derive"]:
@@ -224,6 +238,7 @@ class Pipeline:
                 "magnitude_genotype": genotype_text(result.magnitude),
                 "history": result.history,
                 "decisions": [asdict(decision) for decision in result.decisions],
+                "limits": self.limits,
                 "derived": self.rows,
                 **reporter.spent(),
             },

@@ -8,19 +8,11 @@ from pathlib import Path
 import click
 from rich.console import Console
 
-from darts_fast.cli.options import CONTEXT, debug_option
+from darts_fast.cli.options import CONTEXT, debug_option, names_among
 from darts_fast.report.page import CELLS, FORMATS, write_report
 from darts_fast.report.run import open_runs
 
 __all__ = ["report"]
-
-
-def _formats(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ...]:
-    names = tuple(name.strip() for name in value.split(",") if name.strip())
-    for name in names:
-        if name not in FORMATS:
-            raise click.BadParameter(f"must be among {', '.join(FORMATS)}, got {name!r}")
-    return names
 
 
 @click.command(context_settings=CONTEXT)
@@ -33,7 +25,7 @@ def _formats(_: click.Context, __: click.Parameter, value: str) -> tuple[str, ..
 @click.option(
     "--formats",
     default=",".join(FORMATS),
-    callback=_formats,
+    callback=names_among(FORMATS),
     help='Of the figures\' files; "" for the page alone.',
 )
 @click.option(

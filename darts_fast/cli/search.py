@@ -10,6 +10,8 @@ import click
 
 from darts_fast.cli.checkpoints import Checkpoints, following, go_on_command
 from darts_fast.cli.console import RunReporter, SignalReporter
+from darts_fast.cli.limiting import limit_options, limits_of
+from darts_fast.cli.method_flags import method_flags
 from darts_fast.cli.options import (
     CONTEXT,
     common_options,
@@ -37,7 +39,7 @@ supernet_options = with_options(
     click.option(
         "--space", "--search_space", "space", type=click.Choice(list(SPACES)), default="s5"
     ),
-    click.option("--method", type=click.Choice(METHODS), default="darts"),
+    click.option("--method", type=click.Choice(list(METHODS)), default="darts"),
     click.option("--init_channels", type=POSITIVE, default=16),
     click.option("--layers", type=POSITIVE, default=8, help="Cells; nasbench201: cells a stage."),
     click.option("--epochs", type=click.IntRange(min=0), default=50),
@@ -103,8 +105,9 @@ derive_options = with_options(
 @click.command(context_settings=CONTEXT)
 @common_options
 @supernet_options
-@with_options(*selection_options)
+@with_options(*selection_options, *limit_options)
 @derive_options
+@method_flags
 @click.pass_context
 def search(ctx: click.Context, **_: Any) -> None:
     """Train a supernet and select an architecture from it.
@@ -124,7 +127,9 @@ def search(ctx: click.Context, **_: Any) -> None:
         data = replace(
             data, augmentation=with_cutout(data.augmentation, cutout, settings["cutout_prob"])
         )
-        pipeline = Pipeline(settings, data, world)
+    limits = world.first(lambda: limits_of(settings, data))  # one process measures for all
+    with world.together():
+        pipeline = Pipeline(settings, data, world, limits)
     run: RunDirectory | None = None
 
     def opened() -> str:

@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import click
 
+from darts_fast.cli.architecture import arch_option, read_architecture
 from darts_fast.cli.checkpoints import Checkpoints
 from darts_fast.cli.console import RunReporter
 from darts_fast.cli.derive import check_derived, train_derived
@@ -27,33 +27,15 @@ from darts_fast.environment import environment
 from darts_fast.report import draw_genotype
 from darts_fast.runs import GENOTYPE, RESULTS
 from darts_fast.search import genotype_text
-from darts_fast.spaces import Genotype, read_genotype
 
 __all__ = ["train"]
 
 POSITIVE = click.IntRange(min=1)
 
 
-def _read_arch(source: str) -> Genotype | str:
-    """A genotype, its name or file, or a run directory with a genotype in it."""
-    path = Path(source)
-    try:
-        if path.is_dir():
-            return read_genotype(path / GENOTYPE)
-    except OSError as error:
-        if isinstance(error, FileNotFoundError):
-            raise ValueError(f"--arch: no {GENOTYPE} in the directory {path}") from None
-    return read_genotype(source)
-
-
 @click.command(context_settings=CONTEXT)
 @common_options
-@click.option(
-    "--arch",
-    metavar="GENOTYPE|FILE|NAME|RUN_DIR",
-    help="Genotype(...) or an architecture string as printed, a file with one, a known name, or a "
-    "search's directory.",
-)
+@arch_option
 @click.option("--epochs", type=POSITIVE, default=600)
 @click.option("--batch_size", type=click.IntRange(min=2), default=96)
 @click.option("--init_channels", type=POSITIVE, default=36)
@@ -76,7 +58,7 @@ def train(ctx: click.Context, **_: Any) -> None:
     if settings["arch"] is None:
         arch = next(option for option in ctx.command.params if option.name == "arch")
         raise click.MissingParameter(ctx=ctx, param=arch)
-    genotype = _read_arch(settings["arch"])
+    genotype = read_architecture(settings["arch"])
     data = read_data(settings)
     cutout = settings["cutout_length"] if settings["cutout"] else 0
     data = replace(data, augmentation=with_cutout(data.augmentation, cutout, 1.0))

@@ -104,6 +104,11 @@ class _DerivedNetwork(nn.Module):
         self._auxiliary = auxiliary
         self.drop_path_prob = 0.0
 
+    @property
+    def reductions(self) -> list[bool]:
+        """For every cell whether it is a reduction."""
+        return list(self._reductions)
+
     def _build_cells(
         self, genotype: Genotype, channels: Sequence[int], C: int, reduction_prev: bool
     ) -> tuple[int, int]:

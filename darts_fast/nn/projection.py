@@ -91,10 +91,28 @@ class Projection:
         closed = self._dropped(cell_type) | self._op[cell_type].keys()
         return [edge for edge in range(self._space.num_edges) if edge not in closed]
 
+    def decided_op(self, cell_type: str, edge: int) -> int | None:
+        """The operation that an edge is fixed to, None where that is open; also of an edge that its
+        node has dropped since.
+        """
+        self._check_cell_type("decided_op", cell_type)
+        return self._op[cell_type].get(edge)
+
     def undecided_nodes(self, cell_type: str) -> list[int]:
         """Nodes whose two inputs are open, in order."""
         self._check_cell_type("undecided_nodes", cell_type)
         return [node for node in self._topology_nodes() if node not in self._kept[cell_type]]
+
+    def open_ops(self, cell_type: str) -> list[tuple[int, ...]]:
+        """For every edge the operations that it may still get: one where it is decided, none where
+        its node dropped it."""
+        self._check_cell_type("open_ops", cell_type)
+        dropped, fixed = self._dropped(cell_type), self._op[cell_type]
+        counts = [len(names) for names in self._space.primitives[cell_type]]
+        return [
+            () if edge in dropped else (fixed[edge],) if edge in fixed else tuple(range(count))
+            for edge, count in enumerate(counts)
+        ]
 
     def apply(self, cell_type: str, weights: Tensor) -> Tensor:
         """weights [edges, ops] with the decided rows replaced by constants; others untouched."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -15,17 +15,19 @@ from darts_fast.evaluation import evaluate
 from darts_fast.nn import Supernet
 from darts_fast.reporter import Interrupted, Reporter, save_or_stop
 from darts_fast.search.config import SearchConfig
+from darts_fast.search.early_stopping import EarlyStopping
 from darts_fast.search.record import DecisionRecorder, EpochEvent
 from darts_fast.search.trainer import Perturb, Trainer
 from darts_fast.seeding import generator, rng_state, set_rng_state
 from darts_fast.selection import (
     SELECTIONS,
     Decision,
+    Limits,
     PerturbationConfig,
     ProgressiveSelection,
     SelectionConfig,
     build_selection,
-    magnitude_genotype,
+    limited_magnitude,
 )
 from darts_fast.spaces import Genotype, read_genotype, write_genotype
 
@@ -44,7 +46,7 @@ class SearchResult:
     Attributes:
         genotype: the selected architecture, a string for NAS-Bench-201.
         magnitude: the architecture of the largest weights of the same supernet, before any
-            projection.
+            projection but those of the search method itself.
         decisions: of the perturbation-based selection, in order.
         history: per search epoch a dict with ``epoch``, ``train_acc``, ``valid_acc`` (percent, None
             where not evaluated) and ``genotype`` (text).
@@ -67,7 +69,8 @@ class Search:
         net: a supernet; it is trained, and by every selection but magnitude projected, in place.
         data: the images; ``data.train`` is cut into a half for the weights and one for architecture
             and selection.
-        config: see :class:`SearchConfig`; ``settings`` replace single fields of it.
+        config: see :class:`SearchConfig`; ``settings`` replace single fields of it, or options of
+            its method.
         select: a method of `darts_fast.selection.select`.
         selection: its configuration; default with ``config.seed``.
         proj_images: select on the first so many validation images; default all.
@@ -80,6 +83,8 @@ class Search:
         snapshot: called with the number of the epoch after every epoch of the search.
         world: processes that search together (`darts_fast.distributed.join`), each with the same
             arguments. They start from weights and random state of the first.
+        limits: on the cost of the derived network (`darts_fast.selection.limits`).
+        stopping: what may end the search early.
 
     Attributes:
         pool_images: images that the selection scores on.
@@ -103,6 +108,8 @@ class Search:
         checkpoint: Callable[[dict[str, Any]], object] | None = None,
         snapshot: Callable[[int], object] | None = None,
         world: World = ALONE,
+        limits: Limits | None = None,
+        stopping: EarlyStopping | None = None,
         **settings: Any,
     ) -> None:
         if select not in SELECTIONS:
@@ -110,10 +117,12 @@ class Search:
         net.check_image_size(*data.image_size)
         self.net = net
         self.data = data
-        self.config = replace(config or SearchConfig(), **settings)
+        self.config = (config or SearchConfig()).with_settings(**settings)
         self.reporter = reporter or Reporter()
         self.world = world
         self.trainer = Trainer(net, data, self.config, augmentation, perturb, world)
+        self.trainer.stopping = stopping
+        self._limits = limits
         self._recorder = DecisionRecorder()
         self.history: list[dict[str, Any]] = []
         self._select = select
@@ -138,14 +147,28 @@ class Search:
         self._start_alike()
         if self._magnitude is None:
             self._train_supernet()
-            self._magnitude = magnitude_genotype(self.net)
+            self._magnitude = self.net.genotype()
             if self._selection is not None:
                 self.trainer.start_tuning()
         if self._selection is None:
-            return SearchResult(self._magnitude, self._magnitude, [], self.history)
+            found = self._magnitude
+            if self._limits is not None:
+                found = limited_magnitude(self.net, self._limits)
+            return SearchResult(found, self._magnitude, [], self.history)
         self._run_selection(self._selection)
         genotype = self.net.genotype()
         return SearchResult(genotype, self._magnitude, self._selection.decisions, self.history)
+
+    @property
+    def limits(self) -> Limits | None:
+        """On the cost of the derived network."""
+        return self._limits
+
+    @limits.setter
+    def limits(self, limits: Limits | None) -> None:
+        self._limits = limits
+        if self._selection is not None:
+            self._selection.limits = limits
 
     def state_dict(self) -> dict[str, Any]:
         """Everything a later process needs to go on bit for bit; loads with
@@ -158,6 +181,7 @@ class Search:
             "selection": None if selection is None else selection.state_dict(),
             "fresh": None if self._fresh is None else self._fresh.state_dict(),
             "magnitude": None if magnitude is None else genotype_text(magnitude),
+            "limits": None if self._limits is None else self._limits.state_dict(),
             "history": self.history,
             "done": self._done,
             "rng": rng_state(),
@@ -171,6 +195,8 @@ class Search:
             self._selection.load_state_dict(state["selection"])
         if self._fresh is not None:
             self._fresh.load_state_dict(state["fresh"])
+        if self._limits is not None:
+            self.limits = self._limits.with_costs(state["limits"])
         magnitude = state["magnitude"]
         self._magnitude = None if magnitude is None else read_genotype(magnitude)
         self.history = list(state["history"])
@@ -187,16 +213,16 @@ class Search:
 
     def _train_supernet(self) -> None:
         trainer, reporter = self.trainer, self.reporter
-        steps = trainer.epoch_steps
-        reporter.start("search", self.config.epochs * steps, trainer.epoch * steps + trainer.step)
-        while trainer.epoch < self.config.epochs:
+        reporter.start("search", trainer.total_steps, trainer.steps_done)
+        while trainer.epoch < self.config.epochs and not trainer.stopped:
             epoch = trainer.epoch
             reporter.log(f"epoch {epoch} lr {trainer.learning_rate:e}")
             event = EpochEvent("search", trainer, self.config.epochs)
             train_acc = trainer.run_epoch(reporter, self._between_steps)
             event.trained()
+            reporter.expect(trainer.total_steps)
             reporter.log(f"train_acc {train_acc:f}")
-            text = genotype_text(magnitude_genotype(self.net))
+            text = genotype_text(self.net.genotype())
             reporter.log(f"genotype = {text}")
             valid_acc = None
             if self._evaluates(epoch):
@@ -279,6 +305,7 @@ class Search:
             between=self._between_forwards,
             checkpoint=self._between_decisions,
             world=self.world,
+            limits=self._limits,
         )
 
     def _fresh_pass(self) -> Iterable[tuple[torch.Tensor, torch.Tensor]]:

@@ -27,7 +27,13 @@ from darts_fast.selection.discretization import (
     discretized,
 )
 from darts_fast.selection.engine import BatchScores, MaskedEvaluation
-from darts_fast.selection.magnitude import MagnitudeSelection, magnitude_genotype, magnitude_weights
+from darts_fast.selection.limits import Limit, Limits, cheapest
+from darts_fast.selection.magnitude import (
+    MagnitudeSelection,
+    limited_magnitude,
+    magnitude_genotype,
+    magnitude_weights,
+)
 from darts_fast.selection.perturbation import (
     BatchSource,
     OneShotSelection,
@@ -55,6 +61,8 @@ __all__ = [
     "Difference",
     "DiscretizationConfig",
     "DiscretizationSelection",
+    "Limit",
+    "Limits",
     "MagnitudeSelection",
     "MaskedEvaluation",
     "OneShotSelection",
@@ -75,8 +83,10 @@ __all__ = [
     "Strengths",
     "TableScores",
     "build_selection",
+    "cheapest",
     "discretized",
     "every_removal",
+    "limited_magnitude",
     "magnitude_genotype",
     "magnitude_weights",
     "projection_schedule",
@@ -136,6 +146,7 @@ def build_selection(
     between: Callable[[], None] | None = None,
     checkpoint: Callable[[], None] | None = None,
     world: World = ALONE,
+    limits: Limits | None = None,
 ) -> ProgressiveSelection:
     """The selection phase of a method other than plain magnitude, ready to run and to stop.
 
@@ -145,6 +156,7 @@ def build_selection(
         ValueError: unknown method, a configuration of another method, or what its class raises.
     """
     _check_config(method, config)
+    _check_limits(method, net, config, limits)
     common: dict[str, Any] = {"log": log, "between": between, "checkpoint": checkpoint}
     given: Any = config
     source: Any = batches
@@ -164,7 +176,23 @@ def build_selection(
     else:
         phase = MagnitudeSelection(net, tune=tune, **common)
     phase.world = world
+    phase.limits = limits
     return phase
+
+
+def _check_limits(
+    method: str, net: Supernet, config: SelectionConfig | None, limits: Limits | None
+) -> None:
+    if limits is None:
+        return
+    if limits.space.name != net.space.name:
+        raise ValueError(
+            f"select: limits must be of space {net.space.name}, got {limits.space.name}"
+        )
+    if method == "discretization":
+        raise ValueError("select: method discretization takes no limits, got some")
+    if limits.priced and getattr(config, "race", None) is not None:
+        raise ValueError("select: a penalty needs scores of all images, got a race")
 
 
 def select(
@@ -178,6 +206,7 @@ def select(
     converge: Converge | None = None,
     log: Callable[[str], None] | None = None,
     world: World = ALONE,
+    limits: Limits | None = None,
 ) -> Selection:
     """Select an architecture from a trained supernet.
 
@@ -200,6 +229,8 @@ def select(
         world: processes that share the scoring (`darts_fast.distributed.join`), each with the same
             arguments, network and tuned weights; all of them select the same. Strengths and mode
             ``compat`` are computed in full by each.
+        limits: on the cost of the derived network (`darts_fast.selection.limits`), for all methods
+            but ``"discretization"``; penalties do not go with a race.
 
     Raises:
         ValueError: unknown method, no batches where they are needed, or a configuration that does
@@ -214,11 +245,22 @@ def select(
         config = replace(base, race=race)
     if method == "magnitude":
         _check_config(method, config)
+        _check_limits(method, net, config, limits)
+        if limits is not None:
+            return Selection(method, limited_magnitude(net, limits))
         return Selection(method, magnitude_genotype(net))
     if batches is None:
         raise ValueError(f"select: method {method} needs batches to score on, got None")
     phase = build_selection(
-        method, net, batches, config, tune=tune, converge=converge, log=log, world=world
+        method,
+        net,
+        batches,
+        config,
+        tune=tune,
+        converge=converge,
+        log=log,
+        world=world,
+        limits=limits,
     )
     decisions = phase.run()
     return Selection(method, net.genotype(), decisions)

@@ -22,7 +22,7 @@ from torch import Tensor
 from darts_fast.nn import Supernet
 from darts_fast.nn.projection import Projection
 from darts_fast.selection.config import Decision, PerturbationConfig
-from darts_fast.selection.progressive import KEPT_EDGES, ProgressiveSelection, strongest
+from darts_fast.selection.progressive import KEPT_EDGES, ProgressiveSelection
 from darts_fast.selection.schedule import topology_nodes
 from darts_fast.selection.scoring import BatchSource, Question, Verdict, full_pass, raced
 from darts_fast.selection.strength import ranked_shares, removal_estimates
@@ -87,22 +87,26 @@ class PerturbationSelection(ProgressiveSelection):
         return self._op_candidates + len(self.net.space.cell_types) * sum(rounds)
 
     def decide_op(self, cell_type: str, edge: int) -> Decision:
+        ops = self.permitted_ops(cell_type, edge)
+        if len(ops) == 1:  # the limits leave no choice
+            return Decision(self.epoch, "op", cell_type, edge, ops)
         weights = self._weights()
         tables: list[Table] = []
-        for op in range(len(self.net.space.primitives[cell_type][edge])):
+        for op in ops:
             table = weights[cell_type].clone()
             table[edge, op] = 0
             tables.append({**weights, cell_type: table})
-        question = Question(self.config.criterion(cell_type), True, f"{cell_type} edge {edge}")
-        verdict = self._ask(
-            tables, question, (cell_type, [[(edge, op)] for op in range(len(tables))])
+        prices = self.prices(cell_type, [edge] * len(ops), ops)
+        question = Question(
+            self.config.criterion(cell_type), True, f"{cell_type} edge {edge}", prices
         )
-        decision = Decision(self.epoch, "op", cell_type, edge, [verdict.best])
-        return with_verdict(decision, list(range(len(tables))), verdict)
+        verdict = self._ask(tables, question, (cell_type, [[(edge, op)] for op in ops]))
+        decision = Decision(self.epoch, "op", cell_type, edge, [ops[verdict.best]])
+        return with_verdict(decision, ops, verdict)
 
     def decide_edges(self, cell_type: str, node: int) -> Decision:
         decision = Decision(self.epoch, "edge", cell_type, node, [])
-        question = Question(self.config.criterion(cell_type), False, f"{cell_type} node {node}")
+        place = f"{cell_type} node {node}"
         kept = list(self.net.space.node_edges[node])
         gone: list[int] = []
         rounds = len(kept) - KEPT_EDGES
@@ -112,15 +116,22 @@ class PerturbationSelection(ProgressiveSelection):
                 # The published code compares with the complete node in every round.
                 weights[cell_type] = weights[cell_type].clone()
                 weights[cell_type][gone] = 0
-            places = [[(edge, op) for op in range(self.net.space.num_ops)] for edge in kept]
+            removable = self.permitted_removals(cell_type, kept)
+            if len(removable) == 1:  # the limits leave no choice
+                gone.append(removable[0])
+                kept.remove(removable[0])
+                continue
+            places = [[(edge, op) for op in range(self.net.space.num_ops)] for edge in removable]
+            prices = self.edge_prices(cell_type, removable)
             verdict = self._ask(
-                [_without(weights, cell_type, edge) for edge in kept],
-                question,
+                [_without(weights, cell_type, edge) for edge in removable],
+                Question(self.config.criterion(cell_type), False, place, prices),
                 (cell_type, places),
                 rounds,
             )
-            decision = with_verdict(decision, kept, verdict)
-            gone.append(kept.pop(verdict.best))
+            decision = with_verdict(decision, removable, verdict)
+            gone.append(removable[verdict.best])
+            kept.remove(removable[verdict.best])
         decision.chosen.extend(kept)
         return decision
 
@@ -224,12 +235,15 @@ class OneShotSelection(PerturbationSelection):
     def decide_edges(self, cell_type: str, node: int) -> Decision:
         """The two edges whose removal, each alone, hurts most."""
         edges = list(self.net.space.node_edges[node])
-        question = Question(self.config.criterion(cell_type), False, f"{cell_type} node {node}")
+        prices = self.edge_prices(cell_type, edges)
+        question = Question(
+            self.config.criterion(cell_type), False, f"{cell_type} node {node}", prices
+        )
         with _nothing_projected(self.net):
             weights = self._weights()
             tables = [_without(weights, cell_type, edge) for edge in edges]
             verdict = self._full(tables, question)
-        kept = strongest(edges, question.harm(verdict.loss, verdict.accuracy))
+        kept = self.best_edges(cell_type, edges, question.harm(verdict.loss, verdict.accuracy))
         return with_verdict(Decision(self.epoch, "edge", cell_type, node, kept), edges, verdict)
 
 

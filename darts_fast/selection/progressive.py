@@ -8,6 +8,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from itertools import combinations
 from typing import Any, cast
 
 import torch
@@ -16,12 +17,11 @@ from darts_fast.distributed import ALONE, World
 from darts_fast.nn import Supernet
 from darts_fast.seeding import generator
 from darts_fast.selection.config import Decision
+from darts_fast.selection.limits import KEPT_EDGES, Choices, Limits
 from darts_fast.selection.schedule import projection_schedule
 from darts_fast.selection.tables import Batch
 
 __all__ = ["KEPT_EDGES", "ProgressiveSelection", "fixed_pool", "strongest"]
-
-KEPT_EDGES = 2
 
 
 def _nothing(*_: object) -> None:
@@ -63,9 +63,12 @@ class ProgressiveSelection(ABC):
 
     Attributes:
         world: processes that select together, each with the same arguments; set before `run`.
+        limits: on the cost of the derived network; set before `run`.
     """
 
     world: World = ALONE
+    limits: Limits | None = None
+    _choices: Choices | None = None
 
     # Whether the tuning epoch after the last projection, which changes no decision, is spent.
     tunes_last = False
@@ -105,6 +108,67 @@ class ProgressiveSelection(ABC):
     @abstractmethod
     def decide_edges(self, cell_type: str, node: int) -> Decision:
         """Choose two inputs for a node that has more."""
+
+    def permitted_ops(self, cell_type: str, edge: int) -> list[int]:
+        """Operations of an edge with which the limits can still be kept; all without limits."""
+        ops = range(len(self.net.space.primitives[cell_type][edge]))
+        limits, choices = self.limits, self._choices
+        if limits is None or choices is None:
+            return list(ops)
+        return [
+            op
+            for op in choices.ops[cell_type][edge]
+            if limits.reachable(choices.with_op(cell_type, edge, op))
+        ]
+
+    def permitted_removals(self, cell_type: str, kept: Sequence[int]) -> list[int]:
+        """Edges among those a node still has that it can lose, the limits being kept."""
+        limits, choices = self.limits, self._choices
+        if limits is None or choices is None:
+            return list(kept)
+        node = self.net.space.edges[kept[0]][1]
+        gone = {*self.net.space.node_edges[node]} - {*kept}
+        return [
+            edge
+            for edge in kept
+            if limits.reachable(choices.without_edges(cell_type, gone | {edge}))
+        ]
+
+    def prices(self, cell_type: str, edges: Sequence[int], ops: Sequence[int]) -> list[float]:
+        """What penalties take from the worth of operations, each on its edge."""
+        if self.limits is None:
+            return [0.0] * len(ops)
+        return [self.limits.price(cell_type, edge, op) for edge, op in zip(edges, ops, strict=True)]
+
+    def edge_prices(self, cell_type: str, edges: Sequence[int]) -> list[float]:
+        """As `prices`, of edges whose operations are decided."""
+        if self._choices is None:
+            return [0.0] * len(edges)
+        ops = [self._choices.ops[cell_type][edge][0] for edge in edges]
+        return self.prices(cell_type, edges, ops)
+
+    def best_op(self, cell_type: str, edge: int, worth: Sequence[float]) -> int:
+        """The permitted operation that is worth most less its price, of equals the first."""
+        ops = self.permitted_ops(cell_type, edge)
+        prices = self.prices(cell_type, [edge] * len(ops), ops)
+        values = [worth[op] - price for op, price in zip(ops, prices, strict=True)]
+        return ops[values.index(max(values))]
+
+    def best_edges(self, cell_type: str, edges: Sequence[int], worth: Sequence[float]) -> list[int]:
+        """The edges that a node keeps: the strongest, and with it the strongest that the limits
+        permit.
+
+        worth: prices included.
+        """
+        limits, choices = self.limits, self._choices
+        if limits is None or choices is None:
+            return strongest(edges, worth)
+        ranked = [edges[i] for i in sorted(range(len(edges)), key=lambda i: (-worth[i], i))]
+        return next(
+            sorted(pair)
+            for pair in combinations(ranked, KEPT_EDGES)
+            if limits.reachable(choices.without_edges(cell_type, {*edges} - {*pair}))
+        )
 
     @property
     def _op_candidates(self) -> int:
@@ -170,10 +234,16 @@ class ProgressiveSelection(ABC):
     def _draw(self, places: Sequence[int]) -> int:
         return places[int(torch.randint(len(places), (), generator=self._generator))]
 
+    def _note_choices(self) -> None:
+        """What is open now; a decision may look at the network with nothing projected."""
+        if self.limits is not None:
+            self._choices = self.limits.choices(self.net.projection)
+
     def _project_op(self, cell_type: str) -> None:
         edge = self._draw(self.net.projection.undecided_edges(cell_type))
         self.log("project op")
         self.log(f"selected edge: {edge} {cell_type}")
+        self._note_choices()
         if len(self.net.space.primitives[cell_type][edge]) > 1:
             decision = self.decide_op(cell_type, edge)
         else:
@@ -186,6 +256,7 @@ class ProgressiveSelection(ABC):
         node = self._draw(self.net.projection.undecided_nodes(cell_type))
         self.log("project edge")
         self.log(f"selected node: {node} {cell_type}")
+        self._note_choices()
         decision = self.decide_edges(cell_type, node)
         self.net.projection.project_edges(cell_type, node, decision.chosen)
         self.decisions.append(decision)

@@ -31,11 +31,13 @@ class Question:
         most: whether the candidate is wanted whose removal hurts most (the first of equals), else
             the one whose removal hurts least (the last of equals).
         place: for messages.
+        prices: taken from the harm of each candidate, see `limits`; default nothing.
     """
 
     criterion: str
     most: bool
     place: str
+    prices: Sequence[float] | None = None
 
     def best(self, loss: Sequence[float], accuracy: Sequence[float]) -> int:
         """The candidate wanted; raises as `harm`."""
@@ -45,16 +47,19 @@ class Question:
         return len(harm) - 1 - harm[::-1].index(min(harm))
 
     def harm(self, loss: Sequence[float], accuracy: Sequence[float]) -> list[float]:
-        """Per candidate, larger where its removal hurts more; a loss that is not finite counts as
-        infinite.
+        """Per candidate, larger where its removal hurts more, less its price; a loss that is not
+        finite counts as infinite.
 
         Raises:
             FloatingPointError: by loss, and no candidate has a finite one.
         """
         if self.criterion == "acc":
-            return [-value for value in accuracy]
-        self.check_finite(loss)
-        return [value if math.isfinite(value) else math.inf for value in loss]
+            harm = [-value for value in accuracy]
+        else:
+            self.check_finite(loss)
+            harm = [value if math.isfinite(value) else math.inf for value in loss]
+        prices = self.prices or [0.0] * len(harm)
+        return [value - price for value, price in zip(harm, prices, strict=True)]
 
     def check_finite(self, loss: Sequence[float]) -> None:
         """Raise FloatingPointError if no loss is finite."""

@@ -11,7 +11,7 @@ from torch import Tensor
 from darts_fast.nn import Supernet
 from darts_fast.selection.config import Decision, StrengthConfig
 from darts_fast.selection.magnitude import magnitude_weights
-from darts_fast.selection.progressive import ProgressiveSelection, fixed_pool, strongest
+from darts_fast.selection.progressive import ProgressiveSelection, fixed_pool
 from darts_fast.selection.schedule import topology_nodes
 from darts_fast.selection.strength import strengths
 from darts_fast.selection.tables import Batch
@@ -73,14 +73,17 @@ class StrengthSelection(ProgressiveSelection):
 
     def decide_op(self, cell_type: str, edge: int) -> Decision:
         found = self._strengths(cell_type)[edge].tolist()
-        best = found.index(max(found))  # ties: the first operation
+        best = self.best_op(cell_type, edge, found)
         return self._decision("op", cell_type, edge, [best], list(range(len(found))), found)
 
     def decide_edges(self, cell_type: str, node: int) -> Decision:
         edges = list(self.net.space.node_edges[node])
         table = self._strengths(cell_type)[edges]
         found = (table.amax(1) if self.config.node_rule == "max" else table.sum(1)).tolist()
-        return self._decision("edge", cell_type, node, strongest(edges, found), edges, found)
+        prices = self.edge_prices(cell_type, edges)
+        priced = [value - price for value, price in zip(found, prices, strict=True)]
+        kept = self.best_edges(cell_type, edges, priced)
+        return self._decision("edge", cell_type, node, kept, edges, found)
 
     def _decision(
         self,

@@ -7,14 +7,7 @@ from darts_fast.spaces.accuracy_tables import (
     NpzTable,
     load_accuracy_table,
 )
-from darts_fast.spaces.genotype import (
-    DARTS_V1,
-    DARTS_V2,
-    WELL_KNOWN,
-    Genotype,
-    skip_connections,
-    write_genotype,
-)
+from darts_fast.spaces.genotype import Genotype, skip_connections, write_genotype
 from darts_fast.spaces.isomorphism import canonical_form
 from darts_fast.spaces.nasbench201 import (
     arch_from_index,
@@ -32,6 +25,7 @@ from darts_fast.spaces.tables import (
     NASBENCH201_PRIMITIVES,
     S5_PRIMITIVES,
 )
+from darts_fast.spaces.well_known import DARTS_V1, DARTS_V2, WELL_KNOWN
 
 __all__ = [
     "DARTS_OPERATIONS",

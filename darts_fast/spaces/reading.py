@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from darts_fast.spaces.genotype import WELL_KNOWN, Genotype
+from darts_fast.spaces.genotype import Genotype
 from darts_fast.spaces.nasbench201 import ops_from_arch
 from darts_fast.spaces.tables import DARTS_OPERATIONS
+from darts_fast.spaces.well_known import WELL_KNOWN, well_known
 
 _FIELDS = Genotype._fields
 
@@ -26,7 +27,7 @@ def read_genotype(source: str | Path, name: str | None = None) -> Genotype | str
     - the nested form of pt.darts, where every node has its own list of two entries;
     - the text of a ``genotypes.py`` with assignments; ``name`` says which one if there are several;
     - JSON, an object with the four fields;
-    - a well-known name: ``DARTS_V1``, ``DARTS_V2``, ``DARTS``;
+    - a well-known name, such as ``DARTS_V2`` or ``PC-DARTS`` (`darts_fast.spaces.WELL_KNOWN`);
     - a NAS-Bench-201 architecture string, which is returned as it is.
 
     Args:
@@ -38,8 +39,9 @@ def read_genotype(source: str | Path, name: str | None = None) -> Genotype | str
         ValueError: no genotype, or not a possible one; the message says what is wrong.
     """
     text = _text_of(source).strip()
-    if name is None and text in WELL_KNOWN:
-        return WELL_KNOWN[text]
+    known = well_known(text) if name is None else None
+    if known is not None:
+        return known
     if name is None and text.startswith("|"):
         ops_from_arch(text)
         return text
