@@ -71,8 +71,11 @@ class Cell(nn.Module):
         for node in range(2, steps + 2):
             for state in range(node):
                 stride = 2 if reduction and state < 2 else 1
-                names = self.primitives[len(self._ops)]
-                self._ops.append(MixedOp(C, stride, names, zero=zero))
+                self._ops.append(self._new_edge(C, stride, self.primitives[len(self._ops)]))
+
+    def _new_edge(self, C: int, stride: int, primitives: Sequence[str]) -> MixedOp:
+        """The module of one edge; a subclass may build one of its own kind."""
+        return MixedOp(C, stride, primitives, zero=self.zero)
 
     def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, drop_prob: float = 0.0) -> Tensor:
         """Two inputs and weights [edges, ops] -> [N, multiplier * C, H', W'].

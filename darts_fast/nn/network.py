@@ -78,21 +78,30 @@ class Network(Supernet):
             if reduction:
                 C_curr *= 2
             self.cells.append(
-                Cell(
-                    steps,
-                    multiplier,
-                    C_prev_prev,
-                    C_prev,
-                    C_curr,
-                    reduction,
-                    i - 1 in reductions,
-                    primitives=space.primitives["reduce" if reduction else "normal"],
-                    zero=self._zero,
-                )
+                self._new_cell(C_prev_prev, C_prev, C_curr, reduction, i - 1 in reductions)
             )
             C_prev_prev, C_prev = C_prev, multiplier * C_curr
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(C_prev, num_classes)
+        self._initialize_alphas()
+
+    def _new_cell(
+        self, C_prev_prev: int, C_prev: int, C: int, reduction: bool, reduction_prev: bool
+    ) -> Cell:
+        """One cell of this network; a subclass may build one of its own kind."""
+        return Cell(
+            self._steps,
+            self._multiplier,
+            C_prev_prev,
+            C_prev,
+            C,
+            reduction,
+            reduction_prev,
+            primitives=self.space.primitives["reduce" if reduction else "normal"],
+            zero=self._zero,
+        )
+
+    def _initialize_alphas(self) -> None:
         self._register_alphas({"normal": "alphas_normal", "reduce": "alphas_reduce"})
 
     @property

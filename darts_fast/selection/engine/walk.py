@@ -89,7 +89,9 @@ def can_walk(net: nn.Module) -> TypeGuard[Network | TinyNetwork]:
     if not isinstance(net, (Network, TinyNetwork)):
         return False
     base = Network if isinstance(net, Network) else TinyNetwork
-    own = (type(net).forward, type(net)._features, type(net)._edge_weights)
+    forward = type(net).forward
+    forward = vars(forward).get("renames", forward)
+    own = (forward, type(net)._features, type(net)._edge_weights)
     if own != (Supernet.forward, known[base], Supernet._edge_weights):
         return False
     forwards = (Cell.forward, NAS201SearchCell.forward, ResNetBasicblock.forward)

@@ -1,0 +1,65 @@
+# SPDX-License-Identifier: Apache-2.0
+"""Architecture parameters as the originals' scripts and architects expect them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from darts_fast.nn import Supernet, frozen
+
+
+class HiddenAlphas(Supernet):
+    """A supernet whose alphas no list of parameters shows.
+
+    The originals keep them as plain tensors. Their own code pairs `named_parameters()` with
+    `parameters()`, so that neither may list an alpha; `.to()`, `.double()` and deepcopy still move
+    and copy them.
+    """
+
+    def named_parameters(
+        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
+    ) -> Iterator[tuple[str, nn.Parameter]]:
+        alphas = {id(alpha) for alpha in self.arch_parameters()}
+        named = super().named_parameters(prefix, recurse, remove_duplicate)
+        return ((name, p) for name, p in named if id(p) not in alphas)
+
+    def set_arch_parameters(self, new_alphas: Iterable[Tensor]) -> None:
+        """Copy values into the alphas, which stay the tensors they are."""
+        with torch.no_grad():
+            for alpha, values in zip(self.arch_parameters(), new_alphas, strict=True):
+                alpha.copy_(values)
+
+
+class Searched(Protocol):
+    """What an architect needs of a network, one of this package or of an original."""
+
+    def arch_parameters(self) -> Sequence[Tensor]: ...
+
+    def parameters(self) -> Iterator[nn.Parameter]: ...
+
+    def buffers(self) -> Iterator[Tensor]: ...
+
+    def _loss(self, input: Tensor, target: Tensor, /) -> Any: ...
+
+
+def alpha_gradients(model: Searched, input: Tensor, target: Tensor) -> tuple[Tensor, ...]:
+    """dLoss/dalpha of a network with `_loss` and `arch_parameters`, 0 for what it does not use.
+
+    No gradient of a weight is computed; running statistics move as in any training forward.
+    """
+    alphas = model.arch_parameters()
+    with frozen(list(model.parameters())):
+        loss: Tensor = model._loss(input, target)
+        if not loss.requires_grad:
+            return tuple(torch.zeros_like(alpha) for alpha in alphas)
+        return torch.autograd.grad(loss, alphas, allow_unused=True, materialize_grads=True)
+
+
+def accumulate(alphas: Iterable[Tensor], gradients: Iterable[Tensor]) -> None:
+    """Add to `.grad`, as backward would."""
+    for alpha, gradient in zip(alphas, gradients, strict=True):
+        alpha.grad = gradient if alpha.grad is None else alpha.grad + gradient
