@@ -8,6 +8,7 @@ from darts_fast._extension import (
     set_cpu_capability,
 )
 from darts_fast.accelerate import accelerate, accelerated, restore
+from darts_fast.nn import frozen_statistics
 
 __version__ = "0.1.0"
 
@@ -18,6 +19,7 @@ __all__ = [
     "available_cpu_capabilities",
     "build_info",
     "cpu_capability",
+    "frozen_statistics",
     "restore",
     "set_cpu_capability",
 ]

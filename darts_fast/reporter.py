@@ -32,6 +32,9 @@ class Reporter:
     def start(self, phase: str, total: int, done: int = 0) -> None:
         """A phase of ``total`` steps begins, ``done`` of them behind it."""
 
+    def expect(self, total: int) -> None:
+        """The phase under way is now of ``total`` steps."""
+
     def advance(self, accuracy: float | None = None) -> None:
         """One step is done; ``accuracy`` is a running percentage."""
 

@@ -181,7 +181,7 @@ def test_compare_from_end_to_end(darts_fast: Call, monkeypatch: pytest.MonkeyPat
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--methods", "darts,fast"], "must be among darts, blank, got 'fast'"),
+        (["--methods", "darts,fast"], "must be among darts, darts-2nd, "),
         (["--selections", "x"], "must be among perturbation"),
         (["--seeds", "0,-1"], "must be numbers from 0 up, got '-1'"),
         (["--seeds", "0,0"], "must not name anything twice, got '0,0'"),

@@ -4,28 +4,20 @@
 from __future__ import annotations
 
 import copy
-from argparse import Namespace
 
 import eager_supernets
 import pytest
 import torch
+from compat_cases import ARGS
+from compat_cases import batch as draw
 from torch import Tensor, nn
 
 from darts_fast.compat._unrolled import unrolled_alpha_gradients
 from darts_fast.compat.darts.architect import Architect
 from darts_fast.compat.darts.model_search import Network
 
-ETA, MOMENTUM, DECAY = 0.05, 0.9, 3e-4
-ARGS = Namespace(
-    momentum=MOMENTUM, weight_decay=DECAY, arch_learning_rate=3e-4, arch_weight_decay=1e-3
-)
+ETA, MOMENTUM, DECAY = 0.05, ARGS.momentum, ARGS.weight_decay
 Batch = tuple[Tensor, Tensor]
-
-
-def draw(seed: int) -> Batch:
-    generator = torch.Generator().manual_seed(seed)
-    images = torch.randn(4, 3, 8, 8, dtype=torch.float64, generator=generator)
-    return images, torch.randint(5, (4,), generator=generator)
 
 
 def network() -> tuple[Network, torch.optim.SGD]:
@@ -71,11 +63,11 @@ def test_equals_finite_differences(momentum: bool) -> None:
     velocities = [sgd.state[w].get("momentum_buffer") for w in net.parameters()]
     assert all((velocity is not None) == momentum for velocity in velocities)
     common = {"eta": ETA, "momentum": MOMENTUM, "weight_decay": DECAY, "network_optimizer": sgd}
-    found = unrolled_alpha_gradients(net, train, valid, **common, radius=1e-6)
+    found = unrolled_alpha_gradients(net, train, valid, **common, scale=1e-6)
 
     alphas = [alpha.detach().clone() for alpha in net.arch_parameters()]
     first = torch.autograd.grad(net._loss(*valid), net.arch_parameters())
-    for seed in range(3):
+    for seed in range(2):
         generator = torch.Generator().manual_seed(seed)
         directions = [torch.randn(a.shape, dtype=a.dtype, generator=generator) for a in alphas]
         h = 1e-6  # the gradient jumps where a ReLU or a maximum switches

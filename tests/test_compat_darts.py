@@ -4,31 +4,18 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import re
-from argparse import Namespace
-from collections.abc import Iterator
 from pathlib import Path
 
 import eager_supernets
 import numpy as np
 import pytest
 import torch
+from compat_cases import ARGS, batch, names, with_args
 from torch import Tensor, nn
 
 from darts_fast.compat.darts import architect, genotypes, model, model_search, operations, utils
 from darts_fast.derive import build_derived
-
-ARGS = Namespace(
-    momentum=0.9, weight_decay=3e-4, arch_learning_rate=3e-4, arch_weight_decay=1e-3, cutout=True
-)
-
-
-def batches(count: int, size: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
-    generator = torch.Generator().manual_seed(7)
-    for _ in range(count):
-        images = torch.randn(size, 3, 8, 8, dtype=torch.float64, generator=generator)
-        yield images, torch.randint(5, (size,), generator=generator)
 
 
 def pair(steps: int = 4) -> tuple[model_search.Network, eager_supernets.Network]:
@@ -47,10 +34,6 @@ def pair(steps: int = 4) -> tuple[model_search.Network, eager_supernets.Network]
 
 def alphas_of(plain: eager_supernets.Network) -> list[Tensor]:
     return [plain.alphas_normal, plain.alphas_reduce]
-
-
-def names(function: object) -> list[str]:
-    return list(inspect.signature(function).parameters)  # type: ignore[arg-type]
 
 
 def test_signatures() -> None:
@@ -152,7 +135,7 @@ def arch_step_of_plain(
 def test_twenty_steps_of_the_training_script() -> None:
     """The loop of train_search.py: an alpha step, then a weight step, against plain modules."""
     net, plain = pair(steps=2)
-    steps = list(batches(40))
+    steps = [batch(seed) for seed in range(40)]
     criterion = nn.CrossEntropyLoss()
     sgd = [
         torch.optim.SGD(m.parameters(), 0.025, momentum=0.9, weight_decay=3e-4)
@@ -191,7 +174,7 @@ def test_the_first_order_step_touches_no_weight() -> None:
     before = copy.deepcopy(dict(net.named_parameters()))
     mine = architect.Architect(net, ARGS)
     sgd = torch.optim.SGD(net.parameters(), 0.1)
-    train, valid = batches(2)
+    train, valid = batch(0), batch(1)
     mine.step(*train, *valid, 0.1, sgd, unrolled=False)
     assert all(p.grad is None for p in net.parameters())
     assert all(torch.equal(p, before[name]) for name, p in net.named_parameters())
@@ -235,8 +218,8 @@ def test_cutout_and_transforms() -> None:
             mask[row, column] = -8 <= row - y < 8 and -8 <= column - x < 8
     assert torch.equal(image == 0, mask.expand(3, 32, 32))
 
-    ARGS.cutout_length = 16
-    train, valid = utils._data_transforms_cifar10(ARGS)
+    args = with_args(cutout=True, cutout_length=16)
+    train, valid = utils._data_transforms_cifar10(args)
     assert isinstance(train.transforms[-1], utils.Cutout)
     pixels = np.random.default_rng(0).integers(0, 256, (32, 32, 3), dtype=np.uint8)
     plain = (pixels / 255 - np.array(utils.CIFAR_MEAN)) / np.array(utils.CIFAR_STD)

@@ -301,7 +301,7 @@ def test_steps_that_are_finite_look_for_nothing(monkeypatch: pytest.MonkeyPatch)
     def looked(*_: object) -> str:
         raise AssertionError
 
-    monkeypatch.setattr("darts_fast.search.trainer.first_non_finite", looked)
+    monkeypatch.setattr("darts_fast.search.joint.first_non_finite", looked)
     monkeypatch.setattr("darts_fast.derive.train.first_non_finite", looked)
     monkeypatch.setattr("darts_fast.finite._listed", looked)
     data = load_data("digits", limit=32)

@@ -13,8 +13,9 @@ import click
 from darts_fast.cli.options import debug_option, read_data, set_threads, with_options
 from darts_fast.cli.pipeline import SUPERNET
 from darts_fast.data import Dataset, fixed_batches, split
-from darts_fast.nn import Supernet, build_supernet
+from darts_fast.nn import Supernet
 from darts_fast.runs import CONFIG, RunDirectory, RunDirectoryError
+from darts_fast.search import SearchConfig
 from darts_fast.selection.tables import Batch
 from darts_fast.spaces import get_space
 
@@ -45,7 +46,7 @@ class AnalysedRun:
 
     def supernet(self, epoch: int) -> Supernet:
         """The supernet after so many epochs."""
-        net = build_supernet(
+        net = SearchConfig.from_mapping(self.settings).build_supernet(
             get_space(self.settings["space"]),
             channels=self.settings["init_channels"],
             num_classes=self.data.num_classes,

@@ -67,7 +67,7 @@ def _listed(choices: Sequence[str] | None) -> click.ParamType:
     context_settings={**CONTEXT, "ignore_unknown_options": True},
     epilog="SEARCH_OPTIONS are those of darts-fast search, for all runs alike.",
 )
-@click.option("--methods", type=_listed(METHODS), default="darts", metavar="A,B,...")
+@click.option("--methods", type=_listed(list(METHODS)), default="darts", metavar="A,B,...")
 @click.option(
     "--selections",
     type=_listed(list(SELECTIONS)),

@@ -192,6 +192,14 @@ class RunReporter(SignalReporter):
             self._progress.start()
             self._task = self._progress.add_task(phase, total=total, completed=done, accuracy="")
 
+    def expect(self, total: int) -> None:
+        if total == self.position[1]:
+            return
+        self.position = (self.position[0], total)
+        self._live.expect(total)
+        if self._progress is not None and self._task is not None:
+            self._progress.update(self._task, total=total)
+
     def advance(self, accuracy: float | None = None) -> None:
         done, total = self.position
         self.position = (done + 1, total)

@@ -41,6 +41,10 @@ class LiveStatus:
         self._state = {"phase": phase, "done": done, "total": total, "accuracy": None}
         self._write("running")
 
+    def expect(self, total: int) -> None:
+        """The phase is now of ``total`` steps."""
+        self._state["total"] = total
+
     def advance(self, done: int, accuracy: float | None) -> None:
         """So many steps are done."""
         self._state["done"] = done

@@ -21,7 +21,6 @@ from darts_fast.derive.train import TrainConfig
 from darts_fast.distributed import ALONE, World
 from darts_fast.environment import environment
 from darts_fast.files import atomic_save
-from darts_fast.nn import build_supernet
 from darts_fast.report import draw_genotype
 from darts_fast.runs import GENOTYPE, RESULTS, RunDirectory
 from darts_fast.search import Search, SearchConfig, SearchResult, genotype_text
@@ -49,7 +48,8 @@ class Pipeline:
         self.data = data
         self.space = get_space(settings["space"])
         seed_everything(settings["seed"])
-        self.net = build_supernet(
+        config = SearchConfig.from_mapping(settings)
+        self.net = config.build_supernet(
             self.space,
             channels=settings["init_channels"],
             num_classes=data.num_classes,
@@ -58,7 +58,7 @@ class Pipeline:
         self.search = Search(
             self.net,
             data,
-            SearchConfig.from_mapping(settings),
+            config,
             select=settings["select"],
             selection=selection_config(settings, self.space),
             proj_images=settings["proj_images"],

@@ -10,6 +10,7 @@ import click
 
 from darts_fast.cli.checkpoints import Checkpoints, following, go_on_command
 from darts_fast.cli.console import RunReporter, SignalReporter
+from darts_fast.cli.method_flags import method_flags
 from darts_fast.cli.options import (
     CONTEXT,
     common_options,
@@ -37,7 +38,7 @@ supernet_options = with_options(
     click.option(
         "--space", "--search_space", "space", type=click.Choice(list(SPACES)), default="s5"
     ),
-    click.option("--method", type=click.Choice(METHODS), default="darts"),
+    click.option("--method", type=click.Choice(list(METHODS)), default="darts"),
     click.option("--init_channels", type=POSITIVE, default=16),
     click.option("--layers", type=POSITIVE, default=8, help="Cells; nasbench201: cells a stage."),
     click.option("--epochs", type=click.IntRange(min=0), default=50),
@@ -105,6 +106,7 @@ derive_options = with_options(
 @supernet_options
 @with_options(*selection_options)
 @derive_options
+@method_flags
 @click.pass_context
 def search(ctx: click.Context, **_: Any) -> None:
     """Train a supernet and select an architecture from it.

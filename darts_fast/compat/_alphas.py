@@ -46,17 +46,32 @@ class Searched(Protocol):
     def _loss(self, input: Tensor, target: Tensor, /) -> Any: ...
 
 
-def alpha_gradients(model: Searched, input: Tensor, target: Tensor) -> tuple[Tensor, ...]:
-    """dLoss/dalpha of a network with `_loss` and `arch_parameters`, 0 for what it does not use.
-
-    No gradient of a weight is computed; running statistics move as in any training forward.
+def alpha_optimizer(alphas: Sequence[Tensor], args: Any) -> torch.optim.Adam:
+    """Adam with betas (0.5, 0.999), `args.arch_learning_rate` and `args.arch_weight_decay` (DARTS,
+    Liu et al., ICLR 2019, appendix A.1.1).
     """
-    alphas = model.arch_parameters()
-    with frozen(list(model.parameters())):
-        loss: Tensor = model._loss(input, target)
+    return torch.optim.Adam(
+        alphas,
+        lr=args.arch_learning_rate,
+        betas=(0.5, 0.999),
+        weight_decay=args.arch_weight_decay,
+    )
+
+
+def loss_gradients(
+    model: Searched, batch: tuple[Tensor, Tensor], leaves: Sequence[Tensor]
+) -> tuple[float, list[Tensor]]:
+    """The loss of a batch and its gradient by each leaf, 0 for what it does not depend on.
+
+    No gradient of any other weight is computed; running statistics move as in any forward.
+    """
+    wanted = {id(leaf) for leaf in leaves}
+    with frozen([weight for weight in model.parameters() if id(weight) not in wanted]):
+        loss: Tensor = model._loss(*batch)
         if not loss.requires_grad:
-            return tuple(torch.zeros_like(alpha) for alpha in alphas)
-        return torch.autograd.grad(loss, alphas, allow_unused=True, materialize_grads=True)
+            return loss.item(), [torch.zeros_like(leaf) for leaf in leaves]
+        found = torch.autograd.grad(loss, leaves, allow_unused=True, materialize_grads=True)
+    return loss.item(), list(found)
 
 
 def accumulate(alphas: Iterable[Tensor], gradients: Iterable[Tensor]) -> None:

@@ -1,22 +1,18 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The second-order architecture gradient (DARTS, Liu et al., ICLR 2019, section 2.3, equations 7 to
-8): the validation loss after one virtual step of the weights, its second derivative by a central
-difference.
-"""
+"""The second-order architecture gradient of a network and an optimizer that are given."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 
-from darts_fast.compat._alphas import Searched, alpha_gradients
+from darts_fast.compat._alphas import Searched, loss_gradients
+from darts_fast.search.methods.darts import unrolled_gradient
+from darts_fast.search.methods.numeric import FINITE_DIFFERENCE, restored
 
 Batch = tuple[Tensor, Tensor]
-
-_RADIUS = 1e-2
 
 
 def unrolled_alpha_gradients(
@@ -28,64 +24,32 @@ def unrolled_alpha_gradients(
     momentum: float,
     weight_decay: float,
     network_optimizer: torch.optim.Optimizer,
-    radius: float = _RADIUS,
+    scale: float = FINITE_DIFFERENCE,
 ) -> list[Tensor]:
-    """dL_val(w', alpha)/dalpha with w' = w - eta * (momentum * buffer + dL_train/dw + decay * w).
-
-    The buffer of a weight is `network_optimizer`'s ``momentum_buffer``, 0 where it has none. The
-    mixed second derivative is (dL_train/dalpha at w + h v minus that at w - h v) / 2h with
-    v = dL_val/dw' and h = radius / |v|.
+    """`unrolled_gradient` with the momentum buffers of `network_optimizer` and a step of size eta.
 
     The weights are bitwise as before. Running statistics move three times with the training batch
     and not at all with the validation batch, as in the original.
     """
-    weights, alphas = list(model.parameters()), model.arch_parameters()
-    velocities = [network_optimizer.state[w].get("momentum_buffer") for w in weights]
-    with _put_back(weights):
-        gradients = _gradients(model._loss(*train), weights)
-        with torch.no_grad():
-            for w, velocity, gradient in zip(weights, velocities, gradients, strict=True):
-                step = gradient + weight_decay * w
-                w.sub_(eta * (step if velocity is None else step + momentum * velocity))
-        with _put_back(list(model.buffers())):
-            found = _gradients(model._loss(*valid), [*alphas, *weights])
-    direct, vector = found[: len(alphas)], found[len(alphas) :]
-    length = float(torch.linalg.vector_norm(torch.stack([v.norm() for v in vector])))
-    if length == 0.0:
-        return list(direct)
-    h = radius / length
-    plus, minus = (_shifted(model, weights, vector, sign * h, train) for sign in (1, -1))
-    return [
-        g - eta * (up - down) / (2 * h) for g, up, down in zip(direct, plus, minus, strict=True)
-    ]
 
+    def on_train(leaves: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+        return loss_gradients(model, train, leaves)
 
-def _gradients(loss: Tensor, inputs: Sequence[Tensor]) -> tuple[Tensor, ...]:
-    return torch.autograd.grad(loss, inputs, allow_unused=True, materialize_grads=True)
+    def on_valid(leaves: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
+        with restored(list(model.buffers())):
+            return loss_gradients(model, valid, leaves)
 
-
-def _shifted(
-    model: Searched,
-    weights: Sequence[Tensor],
-    vector: Sequence[Tensor],
-    h: float,
-    train: Batch,
-) -> tuple[Tensor, ...]:
-    """dL_train/dalpha at w + h * vector."""
-    with _put_back(weights):
-        with torch.no_grad():
-            for w, v in zip(weights, vector, strict=True):
-                w.add_(v, alpha=h)
-        return alpha_gradients(model, *train)
-
-
-@contextmanager
-def _put_back(tensors: Sequence[Tensor]) -> Iterator[None]:
-    """The tensors have their values of before, to the bit, behind the block."""
-    saved = [tensor.detach().clone() for tensor in tensors]
-    try:
-        yield
-    finally:
-        with torch.no_grad():
-            for tensor, values in zip(tensors, saved, strict=True):
-                tensor.copy_(values)
+    weights = list(model.parameters())
+    states = [network_optimizer.state.get(weight, {}) for weight in weights]
+    _, gradients = unrolled_gradient(
+        on_train,
+        on_valid,
+        weights,
+        model.arch_parameters(),
+        learning_rate=eta,
+        momentum=momentum,
+        weight_decay=weight_decay,
+        buffers=[state.get("momentum_buffer") for state in states],
+        scale=scale,
+    )
+    return gradients

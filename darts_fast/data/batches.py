@@ -76,6 +76,19 @@ class Batches:
         """The first batch of a fresh permutation; leaves the epoch under way alone."""
         return self._batch(self._permutation()[: self.batch_size])
 
+    def forever(self) -> Iterator[Batch]:
+        """Epoch after epoch; with replacement, draw after draw."""
+        while True:
+            if self.replacement:
+                yield self.draw()
+            else:
+                yield from self
+
+    def resize(self, batch_size: int) -> None:
+        """Batches of another size from now on; an epoch under way is over."""
+        self.batch_size = batch_size
+        self._order = self._position = self._epoch = None
+
     def __iter__(self) -> Iterator[Batch]:
         if not self._loaded or self._position is None:
             self._order = None if self.replacement else self._permutation()

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from darts_fast.nn.cell import Cell
-from darts_fast.nn.freezing import frozen
+from darts_fast.nn.freezing import Statistics, frozen, frozen_statistics
 from darts_fast.nn.mixed_op import MixedOp
 from darts_fast.nn.nasbench201 import TinyNetwork
 from darts_fast.nn.network import Network
 from darts_fast.nn.operations import OPS
+from darts_fast.nn.partial_channels import PartialNetwork
 from darts_fast.nn.projection import Projection
 from darts_fast.nn.supernet import Supernet
 from darts_fast.spaces import Space, get_space
@@ -18,11 +19,14 @@ __all__ = [
     "Cell",
     "MixedOp",
     "Network",
+    "PartialNetwork",
     "Projection",
+    "Statistics",
     "Supernet",
     "TinyNetwork",
     "build_supernet",
     "frozen",
+    "frozen_statistics",
 ]
 
 

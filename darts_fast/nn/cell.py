@@ -71,10 +71,11 @@ class Cell(nn.Module):
         for node in range(2, steps + 2):
             for state in range(node):
                 stride = 2 if reduction and state < 2 else 1
-                self._ops.append(self._new_edge(C, stride, self.primitives[len(self._ops)]))
+                names = self.primitives[len(self._ops)]
+                self._ops.append(self._edge(C, stride, names))
 
-    def _new_edge(self, C: int, stride: int, primitives: Sequence[str]) -> MixedOp:
-        """The module of one edge; a subclass may build one of its own kind."""
+    def _edge(self, C: int, stride: int, primitives: Sequence[str]) -> MixedOp:
+        """One edge of this cell."""
         return MixedOp(C, stride, primitives, zero=self.zero)
 
     def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, drop_prob: float = 0.0) -> Tensor:

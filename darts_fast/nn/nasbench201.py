@@ -147,14 +147,14 @@ class TinyNetwork(Supernet):
                 self.cells.append(ResNetBasicblock(C, 2 * C))
                 C *= 2
             for _ in range(N):
-                self.cells.append(self._new_cell(C))
+                self.cells.append(self._cell(C))
         self.lastact = nn.Sequential(nn.BatchNorm2d(C), nn.ReLU(inplace=True))
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(C, num_classes)
         self._register_alphas({"cell": "_arch_parameters"})
 
-    def _new_cell(self, C: int) -> NAS201SearchCell:
-        """One search cell of this network; a subclass may build one of its own kind."""
+    def _cell(self, C: int) -> NAS201SearchCell:
+        """A search cell of this network."""
         return NAS201SearchCell(
             C,
             self.space.edges,

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -78,31 +79,29 @@ class Network(Supernet):
             if reduction:
                 C_curr *= 2
             self.cells.append(
-                self._new_cell(C_prev_prev, C_prev, C_curr, reduction, i - 1 in reductions)
+                self._cell(
+                    steps,
+                    multiplier,
+                    C_prev_prev,
+                    C_prev,
+                    C_curr,
+                    reduction,
+                    i - 1 in reductions,
+                    primitives=space.primitives["reduce" if reduction else "normal"],
+                    zero=self._zero,
+                )
             )
             C_prev_prev, C_prev = C_prev, multiplier * C_curr
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(C_prev, num_classes)
         self._initialize_alphas()
 
-    def _new_cell(
-        self, C_prev_prev: int, C_prev: int, C: int, reduction: bool, reduction_prev: bool
-    ) -> Cell:
-        """One cell of this network; a subclass may build one of its own kind."""
-        return Cell(
-            self._steps,
-            self._multiplier,
-            C_prev_prev,
-            C_prev,
-            C,
-            reduction,
-            reduction_prev,
-            primitives=self.space.primitives["reduce" if reduction else "normal"],
-            zero=self._zero,
-        )
-
     def _initialize_alphas(self) -> None:
         self._register_alphas({"normal": "alphas_normal", "reduce": "alphas_reduce"})
+
+    def _cell(self, *arguments: Any, **named: Any) -> Cell:
+        """A cell of this network, of the arguments of `Cell`."""
+        return Cell(*arguments, **named)
 
     @property
     def _arch_parameters(self) -> list[nn.Parameter]:
@@ -116,15 +115,15 @@ class Network(Supernet):
             s0, s1 = s1, cell(s0, s1, table, self.drop_path_prob)
         return s1
 
-    def genotype(self) -> Genotype:
-        """The architecture that the present edge weights stand for (`Space.genotype`)."""
-        genotype = super().genotype()
+    def genotype_of(self, weights: Mapping[str, Tensor]) -> Genotype:
+        """The architecture that edge weights stand for (`Space.genotype`)."""
+        genotype = super().genotype_of(weights)
         assert isinstance(genotype, Genotype)
         concat = range(2 + self._steps - self._multiplier, 2 + self._steps)
         return genotype._replace(normal_concat=concat, reduce_concat=concat)
 
     def new(self) -> Network:
-        other = Network(
+        other = self._fresh(
             self._C,
             self._num_classes,
             self._layers,
@@ -138,6 +137,10 @@ class Network(Supernet):
         )
         self._copy_architecture_to(other)
         return other
+
+    def _fresh(self, *arguments: Any, **named: Any) -> Network:
+        """A network of this kind, of the arguments of `Network`."""
+        return Network(*arguments, **named)
 
 
 def _first_nodes(space: Space, steps: int) -> Space:

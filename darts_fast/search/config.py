@@ -5,12 +5,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
+
+from darts_fast.nn import Supernet
+from darts_fast.search.methods import METHODS, method_options, option_names
+from darts_fast.spaces import Space
 
 __all__ = ["METHODS", "SAMPLINGS", "SearchConfig"]
 
-METHODS = ("darts", "blank")
 SAMPLINGS = ("replacement", "epoch")
 
 
@@ -19,7 +22,9 @@ class SearchConfig:
     """How a supernet is trained.
 
     Args:
-        method: ``"darts"`` (first order) or ``"blank"`` (architecture weights stay as drawn).
+        method: a name of `METHODS`, such as ``"darts"`` (first order) or ``"blank"`` (architecture
+            weights stay as drawn).
+        method_options: of the method, by name; missing ones take its defaults.
         epochs: passes of ``ceil(training images / batch_size)`` steps.
         batch_size: of weight and architecture steps.
         learning_rate, learning_rate_min: SGD, cosine from the first to the second over ``epochs``.
@@ -42,6 +47,7 @@ class SearchConfig:
     """
 
     method: str = "darts"
+    method_options: Mapping[str, Any] = field(default_factory=dict)
     epochs: int = 50
     batch_size: int = 64
     learning_rate: float = 0.025
@@ -65,6 +71,7 @@ class SearchConfig:
                     f"SearchConfig: {name} must be one of {', '.join(choices)}, "
                     f"got {getattr(self, name)!r}"
                 )
+        method_options(self.method, self.method_options)
         for name, least in (
             ("epochs", 0),
             ("batch_size", 2),
@@ -94,10 +101,49 @@ class SearchConfig:
                 f"SearchConfig: train_portion must be between 0 and 1, got {self.train_portion}"
             )
 
+    def build_supernet(
+        self, space: str | Space, *, channels: int, num_classes: int, layers: int
+    ) -> Supernet:
+        """The supernet that the method trains, see `darts_fast.nn.build_supernet`."""
+        return METHODS[self.method].build_supernet(
+            space,
+            channels=channels,
+            num_classes=num_classes,
+            layers=layers,
+            options=method_options(self.method, self.method_options),
+        )
+
+    def learning_rate_at(self, epoch: int) -> float:
+        """Of the weights in an epoch of the search: the cosine."""
+        swing = (self.learning_rate - self.learning_rate_min) / 2
+        return self.learning_rate_min + swing * (
+            1 + math.cos(math.pi * epoch / max(self.epochs, 1))
+        )
+
     @classmethod
     def from_mapping(cls, values: Mapping[str, Any]) -> SearchConfig:
-        """The settings among ``values``; other keys are left alone, missing ones take the
-        defaults.
+        """The settings among ``values``, and the options of the method that are not None; other
+        keys are left alone, missing ones take the defaults.
         """
-        names = {field.name for field in fields(cls)}
-        return cls(**{name: value for name, value in values.items() if name in names})
+        names = {setting.name for setting in fields(cls)}
+        given = {name: value for name, value in values.items() if name in names}
+        return cls(**given).with_settings(
+            **{
+                name: values[name]
+                for name in option_names(given.get("method", cls.method))
+                if values.get(name) is not None
+            }
+        )
+
+    def with_settings(self, **settings: Any) -> SearchConfig:
+        """This configuration with settings, and options of the method, replaced by name.
+
+        Raises:
+            ValueError: a value out of its range, or a name that neither has.
+        """
+        names = {setting.name for setting in fields(self)}
+        method = settings.get("method", self.method)
+        kept = self.method_options if method == self.method else {}
+        options = {name: value for name, value in settings.items() if name not in names}
+        given = {name: value for name, value in settings.items() if name in names}
+        return replace(self, **{"method_options": {**kept, **options}, **given})

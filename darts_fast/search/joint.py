@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from darts_fast.distributed import World
+from darts_fast.finite import UNSEEN, first_non_finite
 from darts_fast.nn import Supernet
 
-__all__ = ["check_same", "join_gradients", "share_loss"]
+__all__ = ["check_same", "first_place", "join_gradients", "share_loss"]
 
 
 def share_loss(
@@ -48,6 +49,18 @@ def share_loss(
         logits = net(images, weights=weights)
     loss = functional.cross_entropy(logits, labels[own], reduction="sum")
     return loss / len(labels), logits
+
+
+def first_place(
+    net: Supernet, images: Tensor, world: World, weights: Mapping[str, Tensor] | None = None
+) -> str:
+    """In words, the first value that is not finite in a forward of any process's share (see
+    `darts_fast.finite.first_non_finite`).
+    """
+    where = UNSEEN
+    if len(images) > 0:
+        where = first_non_finite(net, lambda: net(images, weights=weights))
+    return next((place for place in world.gather(where) if place != UNSEEN), UNSEEN)
 
 
 def join_gradients(net: nn.Module, images: int, world: World, sums: Tensor) -> None:

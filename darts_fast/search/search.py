@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -67,7 +67,8 @@ class Search:
         net: a supernet; it is trained, and by every selection but magnitude projected, in place.
         data: the images; ``data.train`` is cut into a half for the weights and one for architecture
             and selection.
-        config: see :class:`SearchConfig`; ``settings`` replace single fields of it.
+        config: see :class:`SearchConfig`; ``settings`` replace single fields of it, or options of
+            its method.
         select: a method of `darts_fast.selection.select`.
         selection: its configuration; default with ``config.seed``.
         proj_images: select on the first so many validation images; default all.
@@ -110,7 +111,7 @@ class Search:
         net.check_image_size(*data.image_size)
         self.net = net
         self.data = data
-        self.config = replace(config or SearchConfig(), **settings)
+        self.config = (config or SearchConfig()).with_settings(**settings)
         self.reporter = reporter or Reporter()
         self.world = world
         self.trainer = Trainer(net, data, self.config, augmentation, perturb, world)
@@ -187,14 +188,14 @@ class Search:
 
     def _train_supernet(self) -> None:
         trainer, reporter = self.trainer, self.reporter
-        steps = trainer.epoch_steps
-        reporter.start("search", self.config.epochs * steps, trainer.epoch * steps + trainer.step)
-        while trainer.epoch < self.config.epochs:
+        reporter.start("search", trainer.total_steps, trainer.steps_done)
+        while trainer.epoch < self.config.epochs and not trainer.stopped:
             epoch = trainer.epoch
             reporter.log(f"epoch {epoch} lr {trainer.learning_rate:e}")
             event = EpochEvent("search", trainer, self.config.epochs)
             train_acc = trainer.run_epoch(reporter, self._between_steps)
             event.trained()
+            reporter.expect(trainer.total_steps)
             reporter.log(f"train_acc {train_acc:f}")
             text = genotype_text(magnitude_genotype(self.net))
             reporter.log(f"genotype = {text}")

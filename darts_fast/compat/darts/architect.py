@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darts_fast.compat._alphas import Searched, accumulate, alpha_gradients
+from darts_fast.compat._alphas import Searched, accumulate, alpha_optimizer, loss_gradients
 from darts_fast.compat._unrolled import unrolled_alpha_gradients
 
 __all__ = ["Architect"]
@@ -25,12 +25,7 @@ class Architect:
         self.network_momentum = args.momentum
         self.network_weight_decay = args.weight_decay
         self.model = model
-        self.optimizer = torch.optim.Adam(
-            model.arch_parameters(),
-            lr=args.arch_learning_rate,
-            betas=(0.5, 0.999),
-            weight_decay=args.arch_weight_decay,
-        )
+        self.optimizer = alpha_optimizer(model.arch_parameters(), args)
 
     def step(
         self,
@@ -51,7 +46,7 @@ class Architect:
         """
         self.optimizer.zero_grad()
         if unrolled:
-            gradients: Any = unrolled_alpha_gradients(
+            gradients = unrolled_alpha_gradients(
                 self.model,
                 (input_train, target_train),
                 (input_valid, target_valid),
@@ -61,6 +56,7 @@ class Architect:
                 network_optimizer=network_optimizer,
             )
         else:
-            gradients = alpha_gradients(self.model, input_valid, target_valid)
+            valid = input_valid, target_valid
+            _, gradients = loss_gradients(self.model, valid, self.model.arch_parameters())
         accumulate(self.model.arch_parameters(), gradients)
         self.optimizer.step()

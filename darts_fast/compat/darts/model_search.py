@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import nn
 
@@ -50,7 +51,7 @@ class Cell(fused.Cell):
             zero="multiply",
         )
 
-    def _new_edge(self, C: int, stride: int, primitives: Sequence[str]) -> MixedOp:
+    def _edge(self, C: int, stride: int, primitives: Sequence[str]) -> MixedOp:
         return MixedOp(C, stride)
 
 
@@ -72,22 +73,8 @@ class Network(HiddenAlphas, fused.Network):
     ) -> None:
         super().__init__(C, num_classes, layers, criterion, steps, multiplier, stem_multiplier)
 
-    def _new_cell(
-        self, C_prev_prev: int, C_prev: int, C: int, reduction: bool, reduction_prev: bool
-    ) -> Cell:
-        sizes = (self._steps, self._multiplier, C_prev_prev, C_prev, C)
-        return Cell(*sizes, reduction, reduction_prev)
+    def _cell(self, *arguments: Any, **named: Any) -> Cell:
+        return Cell(*arguments)
 
-    def new(self) -> Network:
-        """A freshly initialised network of the same configuration with these alphas."""
-        other = Network(
-            self._C,
-            self._num_classes,
-            self._layers,
-            self._criterion,
-            self._steps,
-            self._multiplier,
-            self._stem_multiplier,
-        )
-        self._copy_architecture_to(other)
-        return other
+    def _fresh(self, *arguments: Any, **named: Any) -> Network:
+        return Network(*arguments)
