@@ -5,6 +5,6 @@
 else. What differs from the originals is in docs/compat.md.
 """
 
-from darts_fast.compat import convert, darts, darts_pt
+from darts_fast.compat import convert, darts, darts_pt, nasbench201
 
-__all__ = ["convert", "darts", "darts_pt"]
+__all__ = ["convert", "darts", "darts_pt", "nasbench201"]
