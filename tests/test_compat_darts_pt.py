@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import eager_supernets
 import pytest
@@ -240,3 +241,38 @@ def test_size_of_the_compact_network() -> None:
     derived = darts.NetworkCIFAR(36, 5, 20, False, net.genotype())
     expected = sum(p.numel() for p in derived.parameters()) / 1e6
     assert utils.count_parameters_in_Compact(net) == pytest.approx(expected)
+
+
+def test_the_device_with_most_free_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    memory = [(10, 100), (30, 60), (40, 100)]
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: len(memory))
+    monkeypatch.setattr(torch.cuda, "mem_get_info", memory.__getitem__)
+    assert utils.pick_gpu_lowest_memory() == 1
+    memory.clear()
+    with pytest.raises(RuntimeError, match="there must be a CUDA device"):
+        utils.pick_gpu_lowest_memory()
+
+
+def test_checkpoints_and_cutout_of_the_scripts(tmp_path: Path) -> None:
+    net = build()
+    state = {"state_dict": net.state_dict(), "optimizer": net.optimizer.state_dict()}
+    state |= {"epoch": 7, "best_acc_top1": 61.5}
+    utils.save_checkpoint(state, True, tmp_path, per_epoch=True, prefix="last_")
+    assert (tmp_path / "model_best.pth.tar").exists()
+    (tmp_path / "last_checkpoint_7.pth.tar").rename(tmp_path / "checkpoint_7.pth.tar")
+    other = build()
+    found = utils.load_checkpoint(other, other.optimizer, tmp_path, 7)
+    assert found == (other, other.optimizer, 7, 61.5)
+    assert torch.equal(other.classifier.weight, net.classifier.weight)
+    ones = torch.ones(3, 8, 8)
+    assert utils.Cutout(4, prob=0.0)(ones.clone()).equal(ones)
+    assert not utils.Cutout(4, prob=1.0)(ones.clone()).equal(ones)
+    args = with_args(cutout=True, cutout_length=16, cutout_prob=0.5)
+    for make in (
+        utils._data_transforms_cifar10,
+        utils._data_transforms_cifar100,
+        utils._data_transforms_svhn,
+    ):
+        train, valid = make(args)
+        assert train.transforms[-1].prob == 0.5
+        assert len(valid.transforms) == 2

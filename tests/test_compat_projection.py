@@ -85,6 +85,29 @@ def test_project_op_removes_what_hurts_most(caplog: pytest.LogCaptureFixture) ->
     assert drawn != 0
 
 
+def test_projection_code_of_one_s_own_runs() -> None:
+    """What the published file does to a network, with NumPy's integers for numbers of edges."""
+    np.random.seed(0)  # noqa: NPY002
+    net = build(steps=4)
+    open_edges = torch.nonzero(net.candidate_flags["reduce"]).cpu().numpy().T[0]
+    edge = np.random.choice(open_edges, size=1)[0]  # noqa: NPY002
+    weights = net.get_projected_weights("reduce")
+    mask = torch.ones_like(weights[edge])
+    mask[2] = 0
+    weights[edge] = weights[edge] * mask
+    infer(queue(1), net, log=False, _eval=False, weights_dict={"reduce": weights})
+    net.project_op(edge, np.int64(2), cell_type="reduce")
+    node = torch.nonzero(net.candidate_flags_edge["reduce"]).cpu().numpy().T[0][1]
+    edges = copy.deepcopy(net.nid2eids[node])
+    weights = net.get_projected_weights("reduce")
+    weights[edges[0]].data.fill_(0)
+    net.project_edge(node, edges[2:], cell_type="reduce")
+    assert net.nid2selected_eids["reduce"][1] == [7, 8]
+    assert net.get_projected_weights("reduce")[[5, 6]].abs().max() == 0
+    rows = net.get_projected_weights("reduce")[edge]
+    assert rows.sum() == (0 if edge in (5, 6) else rows[2])
+
+
 def test_ties_go_to_the_first_operation_and_the_last_edge() -> None:
     net = build()
 

@@ -37,6 +37,7 @@ __all__ = [
     "drop_path",
     "load",
     "load_checkpoint",
+    "pick_gpu_lowest_memory",
     "save",
     "save_checkpoint",
 ]
@@ -118,3 +119,15 @@ def load_checkpoint(
     model.load_state_dict(checkpoint["state_dict"])
     optimizer.load_state_dict(checkpoint["optimizer"])
     return model, optimizer, checkpoint["epoch"], checkpoint["best_acc_top1"]
+
+
+def pick_gpu_lowest_memory() -> int:
+    """The CUDA device with the largest share of free memory (``--gpu auto``).
+
+    Raises RuntimeError if there is none.
+    """
+    devices = range(torch.cuda.device_count())
+    if not devices:
+        raise RuntimeError("pick_gpu_lowest_memory: there must be a CUDA device, got none")
+    memory = [torch.cuda.mem_get_info(device) for device in devices]
+    return max(devices, key=lambda device: memory[device][0] / memory[device][1])
