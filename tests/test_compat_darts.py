@@ -14,7 +14,15 @@ import torch
 from compat_cases import ARGS, batch, names, with_args
 from torch import Tensor, nn
 
-from darts_fast.compat.darts import architect, genotypes, model, model_search, operations, utils
+from darts_fast.compat.darts import (
+    architect,
+    genotypes,
+    model,
+    model_search,
+    operations,
+    utils,
+    visualize,
+)
 from darts_fast.derive import build_derived
 
 
@@ -236,3 +244,16 @@ def test_experiment_directory(tmp_path: Path, capsys: pytest.CaptureFixture[str]
     assert re.search("Experiment dir : .*EXP", capsys.readouterr().out)
     utils.save_checkpoint({"epoch": 1}, True, tmp_path / "EXP")
     assert torch.load(tmp_path / "EXP/model_best.pth.tar") == {"epoch": 1}
+
+
+def test_pictures_of_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    visualize.main(["AmoebaNet"])
+    for name in ("normal.pdf", "reduction.pdf"):
+        assert (tmp_path / name).read_bytes().startswith(b"%PDF")
+    visualize.plot(genotypes.DARTS.normal, "mine")
+    assert (tmp_path / "mine.pdf").exists()
+    with pytest.raises(ValueError, match="expected a normal and a reduction cell"):
+        visualize.main(["|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"])
+    with pytest.raises(ValueError, match="expected one genotype"):
+        visualize.main([])
