@@ -206,6 +206,21 @@ class NetworkCIFAR(_DerivedNetwork):
         return self._run_cells(s, s)
 
 
+def imagenet_stems(C: int) -> tuple[nn.Sequential, nn.Sequential]:
+    """Two stems of C channels, one behind the other: a quarter and an eighth of the size."""
+    first = nn.Sequential(
+        nn.Conv2d(3, C // 2, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(C // 2),
+        nn.ReLU(inplace=True),
+        nn.Conv2d(C // 2, C, 3, stride=2, padding=1, bias=False),
+        nn.BatchNorm2d(C),
+    )
+    second = nn.Sequential(
+        nn.ReLU(), nn.Conv2d(C, C, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(C)
+    )
+    return first, second
+
+
 class NetworkImageNet(_DerivedNetwork):
     """Derived network for images of about 224x224: two stems that divide the size by 8.
 
@@ -219,16 +234,7 @@ class NetworkImageNet(_DerivedNetwork):
         super().__init__(num_classes, layers, auxiliary)
         if C < 2 or C % 2:
             raise ValueError(f"NetworkImageNet: C must be even and at least 2, got {C}")
-        self.stem0 = nn.Sequential(
-            nn.Conv2d(3, C // 2, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(C // 2),
-            nn.ReLU(inplace=True),
-            nn.Conv2d(C // 2, C, 3, stride=2, padding=1, bias=False),
-            nn.BatchNorm2d(C),
-        )
-        self.stem1 = nn.Sequential(
-            nn.ReLU(), nn.Conv2d(C, C, 3, stride=2, padding=1, bias=False), nn.BatchNorm2d(C)
-        )
+        self.stem0, self.stem1 = imagenet_stems(C)
         C_auxiliary, C_last = self._build_cells(genotype, (C, C), C, True)
         if auxiliary:
             self.auxiliary_head = AuxiliaryHeadImageNet(C_auxiliary, num_classes)

@@ -147,20 +147,22 @@ class TinyNetwork(Supernet):
                 self.cells.append(ResNetBasicblock(C, 2 * C))
                 C *= 2
             for _ in range(N):
-                self.cells.append(
-                    NAS201SearchCell(
-                        C,
-                        space.edges,
-                        space.primitives["cell"],
-                        zero=self._zero,
-                        affine=affine,
-                        track_running_stats=track_running_stats,
-                    )
-                )
+                self.cells.append(self._cell(C))
         self.lastact = nn.Sequential(nn.BatchNorm2d(C), nn.ReLU(inplace=True))
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(C, num_classes)
         self._register_alphas({"cell": "_arch_parameters"})
+
+    def _cell(self, C: int) -> NAS201SearchCell:
+        """A search cell of this network."""
+        return NAS201SearchCell(
+            C,
+            self.space.edges,
+            self.space.primitives["cell"],
+            zero=self._zero,
+            affine=self._affine,
+            track_running_stats=self._track_running_stats,
+        )
 
     def _features(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         x = self.stem(x)

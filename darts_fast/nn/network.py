@@ -94,6 +94,9 @@ class Network(Supernet):
             C_prev_prev, C_prev = C_prev, multiplier * C_curr
         self.global_pooling = nn.AdaptiveAvgPool2d(1)
         self.classifier = nn.Linear(C_prev, num_classes)
+        self._initialize_alphas()
+
+    def _initialize_alphas(self) -> None:
         self._register_alphas({"normal": "alphas_normal", "reduce": "alphas_reduce"})
 
     def _cell(self, *arguments: Any, **named: Any) -> Cell:

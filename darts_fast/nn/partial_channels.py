@@ -101,7 +101,9 @@ class PartialCell(Cell):
     ) -> Tensor:
         """The node whose edges come from all states so far and are numbered from `first`."""
         edges = [cast(PartialMixedOp, self._ops[first + i]) for i in range(len(states))]
-        own = any(has_hooks(edge) or type(edge) is not PartialMixedOp for edge in edges)
+        own = any(
+            has_hooks(edge) or type(edge).forward is not PartialMixedOp.forward for edge in edges
+        )
         if drop_prob > 0.0 or own:
             outs = (
                 weights2[i] * drop_path(edge(x, weights[i]), drop_prob)
@@ -201,10 +203,14 @@ class PartialNetwork(Network):
         importance = self.edge_importance()
         return {name: table * importance[name][:, None] for name, table in weights.items()}
 
+    def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the first cell reads."""
+        s0: Tensor = self.stem(x)
+        return s0, s0
+
     def _features(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         importance = self.edge_importance()
-        s0: Tensor = self.stem(x)
-        s1 = s0
+        s0, s1 = self._inputs(x)
         for cell in self.cells:
             name = "reduce" if cell.reduction else "normal"
             s0, s1 = s1, cell(s0, s1, weights[name], importance[name], self.drop_path_prob)

@@ -11,8 +11,8 @@ does not know that rule: give an optimizer `net.parameters()`, never those of a 
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -22,6 +22,23 @@ from darts_fast.nn.projection import Projection
 from darts_fast.spaces import Genotype, Space
 
 INITIAL_STD = 1e-3
+
+_Forward = TypeVar("_Forward", bound=Callable[..., Tensor])
+
+
+def renamed_forward(forward: _Forward) -> _Forward:
+    """Mark a forward of a subclass as `Supernet.forward` under other names of its arguments.
+
+    What knows how to run a supernet in parts may then do so in place of calling it.
+    """
+    # The function itself: a wrapper that copies its attributes is another function.
+    vars(forward)["_renames"] = forward
+    return forward
+
+
+def is_base_forward(forward: Callable[..., Any]) -> bool:
+    """Whether a forward is `Supernet.forward`, or marked as it by `renamed_forward`."""
+    return forward is Supernet.forward or getattr(forward, "_renames", None) is forward
 
 
 class Supernet(nn.Module):
@@ -96,9 +113,13 @@ class Supernet(nn.Module):
         """
         return {name: self._edge_weights(name) for name in self.space.cell_types}
 
-    def _edge_weights(self, cell_type: str) -> Tensor:
+    def _relaxed(self, cell_type: str) -> Tensor:
+        """The weights that the alphas of a cell type stand for, [edges, ops], undecided."""
         alpha: Tensor = getattr(self, self._alpha_names[cell_type])
-        return self.projection.apply(cell_type, alpha.softmax(dim=-1))
+        return alpha.softmax(dim=-1)
+
+    def _edge_weights(self, cell_type: str) -> Tensor:
+        return self.projection.apply(cell_type, self._relaxed(cell_type))
 
     def check_image_size(self, h: int, w: int) -> None:
         """Raise ValueError unless h and w are even at each reduction of this network."""

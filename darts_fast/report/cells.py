@@ -54,7 +54,7 @@ _COLOURS: tuple[tuple[str, str, str], ...] = (
 
 
 @dataclass(frozen=True)
-class _CellPlan:
+class CellPlan:
     """What is drawn: the inputs, for every node its (operation, state) pairs, the outputs."""
 
     title: str
@@ -106,7 +106,11 @@ def draw_genotype(genotype: Genotype | str, path: str | Path, *, title: str | No
 
 def cell_figure(genotype: Genotype | str, *, title: str | None = None) -> Figure:
     """The picture of `draw_genotype`, not yet written."""
-    plans = _plans(genotype)
+    return plans_figure(_plans(genotype), title)
+
+
+def plans_figure(plans: Sequence[CellPlan], title: str | None = None) -> Figure:
+    """Cells one below the other."""
     head = 0.45 if title else 0.0
     width = max(plan.width for plan in plans)
     height = head + sum(plan.height for plan in plans)
@@ -125,13 +129,13 @@ def cell_figure(genotype: Genotype | str, *, title: str | None = None) -> Figure
     return figure
 
 
-def _plans(genotype: Genotype | str) -> list[_CellPlan]:
+def _plans(genotype: Genotype | str) -> list[CellPlan]:
     if isinstance(genotype, str):
         nodes: list[list[tuple[str, int]]] = [[], [], []]
         for op, (source, node) in zip(ops_from_arch(genotype), NASBENCH201_EDGES, strict=True):
             nodes[node - 1].append((op, source))
         return [
-            _CellPlan(
+            CellPlan(
                 title="Cell",
                 inputs=("in",),
                 nodes=tuple(tuple(node) for node in nodes),
@@ -142,16 +146,17 @@ def _plans(genotype: Genotype | str) -> list[_CellPlan]:
             )
         ]
     return [
-        _darts_plan("Normal cell", genotype.normal, genotype.normal_concat, False),
-        _darts_plan("Reduction cell", genotype.reduce, genotype.reduce_concat, True),
+        darts_plan("Normal cell", genotype.normal, genotype.normal_concat, False),
+        darts_plan("Reduction cell", genotype.reduce, genotype.reduce_concat, True),
     ]
 
 
-def _darts_plan(
+def darts_plan(
     title: str, cell: Sequence[tuple[str, int]], concat: Sequence[int], reduction: bool
-) -> _CellPlan:
+) -> CellPlan:
+    """One cell of a `Genotype`."""
     nodes = tuple(tuple(cell[start : start + 2]) for start in range(0, len(cell), 2))
-    return _CellPlan(
+    return CellPlan(
         title=title,
         inputs=("$c_{k-2}$", "$c_{k-1}$"),
         nodes=nodes,
@@ -170,7 +175,7 @@ def op_colours(op: str) -> tuple[str, str]:
     )
 
 
-def _draw_cell(axes: Axes, plan: _CellPlan) -> None:
+def _draw_cell(axes: Axes, plan: CellPlan) -> None:
     first = len(plan.inputs)
     rows = plan.rows
     trunks = [_LEFT + _COLUMN * (index + 1) - 0.1 for index in range(len(plan.nodes))]
@@ -199,7 +204,7 @@ def _draw_cell(axes: Axes, plan: _CellPlan) -> None:
     )
 
 
-def _summary(plan: _CellPlan) -> str:
+def _summary(plan: CellPlan) -> str:
     """How often each operation occurs, most frequent first, as far as the line beside the title."""
     counts = Counter(op for node in plan.nodes for op, _ in node).most_common()
     words = [f"{count} \u00d7 {op}" for op, count in counts]
@@ -223,7 +228,7 @@ def _box_heights(node: Sequence[tuple[str, int]], rows: Sequence[float]) -> list
 
 def _rails(
     axes: Axes,
-    plan: _CellPlan,
+    plan: CellPlan,
     rows: Sequence[float],
     starts: Sequence[float],
     trunks: Sequence[float],
@@ -295,7 +300,7 @@ def _pill(axes: Axes, centre: tuple[float, float], text: str, fill: str) -> None
     axes.text(*centre, text, ha="center", va="center", size=10.5, color=INK, zorder=7)
 
 
-def _output(axes: Axes, plan: _CellPlan, rows: Sequence[float], end: float) -> None:
+def _output(axes: Axes, plan: CellPlan, rows: Sequence[float], end: float) -> None:
     joined = [rows[state] for state in plan.outputs]
     middle = (max(joined) + min(joined)) / 2
     if len(joined) > 1:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from darts_fast.nn import Cell, Network, Supernet, TinyNetwork
 from darts_fast.nn.nasbench201 import NAS201SearchCell, ResNetBasicblock
+from darts_fast.nn.supernet import is_base_forward
 from darts_fast.selection.engine.cells import (
     SearchCell,
     find_operations,
@@ -89,8 +90,8 @@ def can_walk(net: nn.Module) -> TypeGuard[Network | TinyNetwork]:
     if not isinstance(net, (Network, TinyNetwork)):
         return False
     base = Network if isinstance(net, Network) else TinyNetwork
-    own = (type(net).forward, type(net)._features, type(net)._edge_weights)
-    if own != (Supernet.forward, known[base], Supernet._edge_weights):
+    own = (type(net)._features, type(net)._edge_weights)
+    if own != (known[base], Supernet._edge_weights) or not is_base_forward(type(net).forward):
         return False
     forwards = (Cell.forward, NAS201SearchCell.forward, ResNetBasicblock.forward)
     if not all(type(stage).forward in forwards for stage in net.cells):

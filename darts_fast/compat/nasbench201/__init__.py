@@ -1,0 +1,38 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The modules of ruocwang/darts-pt ``nasbench201``; its Architect and helpers are those of
+`darts_fast.compat.darts_pt`.
+"""
+
+from darts_fast.compat.darts_pt import architect as architect_ig
+from darts_fast.compat.darts_pt import utils
+from darts_fast.compat.darts_pt.architect import Architect
+from darts_fast.compat.nasbench201 import (
+    cell_operations,
+    genotypes,
+    search_cells,
+    search_model,
+    search_model_darts,
+    search_model_darts_proj,
+)
+from darts_fast.compat.nasbench201.genotypes import Structure
+from darts_fast.compat.nasbench201.search_cells import NAS201SearchCell
+from darts_fast.compat.nasbench201.search_model import TinyNetwork
+from darts_fast.compat.nasbench201.search_model_darts import TinyNetworkDarts
+from darts_fast.compat.nasbench201.search_model_darts_proj import TinyNetworkDartsProj
+
+__all__ = [
+    "Architect",
+    "NAS201SearchCell",
+    "Structure",
+    "TinyNetwork",
+    "TinyNetworkDarts",
+    "TinyNetworkDartsProj",
+    "architect_ig",
+    "cell_operations",
+    "genotypes",
+    "search_cells",
+    "search_model",
+    "search_model_darts",
+    "search_model_darts_proj",
+    "utils",
+]
