@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from simulator import ROOT, run_tool
+from simt_build import ROOT, run_tool
 
 import darts_fast
 
