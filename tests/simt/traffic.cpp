@@ -201,6 +201,7 @@ SIMT_CALLED void __tsan_write_range(void* address, size_t size) {
 SIMT_CALLED void __tsan_init() {}
 SIMT_CALLED void __tsan_func_entry(void*) {}
 SIMT_CALLED void __tsan_func_exit() {}
+SIMT_CALLED void __tsan_vptr_update(void*, void*) {}
 
 // An atomic update reads and writes its bytes once.
 #define SIMT_ATOMIC(BITS, T)                                                                 \
