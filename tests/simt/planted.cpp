@@ -11,6 +11,7 @@
 #include "cuda/common.cuh"
 
 extern "C" void simt_set_order(int order, unsigned seed);
+extern "C" __attribute__((weak)) const char* simt_counts();  // in the build that counts
 
 namespace {
 
@@ -209,6 +210,7 @@ int main(int, char** arguments) {
   simt_set_order(std::atoi(arguments[2]), static_cast<unsigned>(std::atoi(arguments[3])));
   try {
     std::printf("%.17g\n", run(arguments[1]));
+    if (simt_counts != nullptr) std::printf("%s", simt_counts());
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;
