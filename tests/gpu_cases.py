@@ -124,7 +124,7 @@ CASES = [
     _node_sum("node_sum", norms=test_node_sum.MIXED, channels=16, size=(17, 15)),
     _node_sum("node_sum of 10 channels", norms=test_node_sum.MIXED, channels=10),
     _node_sum("node_sum in groups", groups=7, norms=test_node_sum.MIXED, masked=True),
-    _node_sum("node_sum of a cell's last node", terms=35, batch=8, size=(32, 32)),
+    _node_sum("node_sum of a cell's last node", terms=35, batch=2, size=(32, 32)),
     _mixed_cell("an edge of DARTS", channels=16, size=(16, 16), batch=4),
     _mixed_cell("an edge of DARTS, stride 2", channels=36, stride=2, size=(8, 8)),
     _mixed_cell("an edge of NAS-Bench-201", names=cell_cases.NASBENCH201, channels=10),
@@ -132,3 +132,12 @@ CASES = [
     _relu_conv_norm("relu_conv_norm 1x1", 1, 1),
     _relu_conv_norm("relu_conv_norm 3x3, stride 2", 3, 2),
 ]
+
+# For benchmarks: a node, an edge and a cell of a DARTS network, batch 64; made when asked for.
+LARGE: dict[str, Callable[[], GpuCase]] = {
+    "node_sum": lambda: _node_sum("node_sum", terms=35, batch=64, size=(32, 32)),
+    "edge": lambda: _mixed_cell("edge", channels=16, size=(32, 32), batch=64),
+    "cell": lambda: _mixed_cell(
+        "cell", inputs=2, nodes=4, multiplier=4, channels=16, size=(32, 32), batch=64
+    ),
+}

@@ -18,6 +18,7 @@ import compiled
 import kernels
 import sass
 import toolkit
+import traffic
 from occupancy import occupancy
 
 nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
@@ -171,6 +172,15 @@ def test_what_is_no_worse_passes_and_what_is_new_fails():
 def test_the_table_is_that_of_the_record():
     record = json.loads(kernels.RECORD.read_text())
     assert Path(kernels.TABLE).read_text() == kernels.table(record)
+
+
+def test_recorded_bytes_keep_to_the_target():
+    path = ROOT / "bench/results/cuda-traffic.json"
+    record = json.loads(path.read_text())
+    rows = [row for result in record["results"] for row in result["sweeps"]]
+    assert len(rows) >= 4
+    assert all(1 <= row["of_minimum"] <= traffic.TARGET for row in rows)
+    assert traffic.table(record["results"]) in path.with_suffix(".md").read_text()
 
 
 @nvcc
