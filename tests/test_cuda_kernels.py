@@ -16,6 +16,7 @@ sys.path.insert(0, str(ROOT / "bench" / "cuda"))
 
 import compiled
 import kernels
+import roofline
 import sass
 import toolkit
 import traffic
@@ -187,3 +188,14 @@ def test_recorded_bytes_keep_to_the_target():
 @pytest.mark.slow
 def test_kernels_are_no_worse_than_recorded(capsys):
     assert kernels.main([]) == 0, capsys.readouterr().out
+
+
+def test_the_page_has_the_roofline_of_the_script():
+    page = roofline.PAGE.read_text()
+    assert roofline.filled(page) == page
+
+
+def test_a_floor_is_the_longer_of_memory_and_arithmetic():
+    gpu = roofline.Gpu("of a test", memory=1000, float32=10)
+    assert roofline.Part("copy", flop=1e9, nbytes=1e9).floor(gpu) == (1.0, "memory")
+    assert roofline.Part("product", flop=2e10, nbytes=1e9).floor(gpu) == (2.0, "arithmetic")
