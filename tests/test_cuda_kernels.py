@@ -14,6 +14,7 @@ from simt_build import ROOT
 
 sys.path.insert(0, str(ROOT / "bench" / "cuda"))
 
+import build_check
 import compiled
 import kernels
 import roofline
@@ -199,3 +200,27 @@ def test_a_floor_is_the_longer_of_memory_and_arithmetic():
     gpu = roofline.Gpu("of a test", memory=1000, float32=10)
     assert roofline.Part("copy", flop=1e9, nbytes=1e9).floor(gpu) == (1.0, "memory")
     assert roofline.Part("product", flop=2e10, nbytes=1e9).floor(gpu) == (2.0, "arithmetic")
+
+
+@pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc says which architectures there are")
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({}, []),
+        ({"with_cuda": False}, ["the extension was built without CUDA"]),
+        ({"ops": {"node_sum": ["CPU"]}}, ["node_sum has no CUDA kernel"]),
+    ],
+)
+def test_a_build_must_have_kernels_and_architectures(change, message):
+    names = [f"sm_{number}" for number in toolkit.architectures()]
+    good = {
+        "with_cuda": True,
+        "ops": {"node_sum": ["CPU", "CUDA"]},
+        "embedded": {"sass": names, "ptx": names[-1:]},
+    }
+    assert build_check.failures({**good, **change}) == message
+    partial = {**good, "embedded": {"sass": names[1:], "ptx": []}}
+    assert build_check.failures(partial) == [
+        f"no machine code for {names[0]}",
+        f"PTX must be that of {names[-1]}, got []",
+    ]
