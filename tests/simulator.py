@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""Builds kernel files with g++ against the host emulation of CUDA in tests/simt, and runs them.
+"""Runs the CUDA half of the extension on the CPU, emulated by tests/simt.
 
 The binding is the real one too: it registers its kernels for the CUDA key, and they are called with
 tensors in host memory by naming that key. Only torch's guard and stream are replaced.
@@ -8,30 +8,18 @@ tensors in host memory by naming that key. Only torch's guard and stream are rep
 from __future__ import annotations
 
 import ctypes
-import os
-import shutil
-import subprocess
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
 from enum import IntEnum
 from pathlib import Path
 from typing import Any
 
 import torch
+from simt_build import COMPILER, FLAGS, ROOT, Build, compile_kernels, run_tool
 from torch import Tensor
 from torch.utils import cpp_extension
 
 from darts_fast import _ops
-
-ROOT = Path(__file__).resolve().parent.parent
-COMPILER = os.environ.get("CXX", "g++")
-FLAGS = ["-std=c++20", "-O2", "-g1", "-fPIC", "-I", "tests/simt", "-I", "csrc"]
-WARNINGS = ["-Wall", "-Wextra", "-Wno-unknown-pragmas", "-Werror"]
-SANITIZERS = [
-    "-fsanitize=address,undefined",
-    "-fno-sanitize=object-size",  # address knows more: the variable, and how far behind it
-    "-fno-sanitize-recover=all",
-]
-TOOLS = (COMPILER, "objcopy")
 
 
 class Order(IntEnum):
@@ -42,63 +30,70 @@ class Order(IntEnum):
     SHUFFLED = 2
 
 
-def missing_tools() -> list[str]:
-    """What the emulation needs and this machine lacks."""
-    return [tool for tool in TOOLS if shutil.which(tool) is None]
+@dataclass(frozen=True)
+class Way:
+    """Bytes of global memory that a kernel reads, or writes."""
+
+    requested: int
+    """By the threads, before anything is shared or cached."""
+    sectors: int
+    """32 bytes for each sector that a block touches, once per block."""
+    distinct: int
+    """Touched at all, once per launch: what memory must move."""
 
 
-def run_tool(*command: object) -> None:
-    """Runs a command in the root of the checkout; its output is the error."""
-    done = subprocess.run(
-        [str(part) for part in command], capture_output=True, text=True, check=False, cwd=ROOT
-    )
-    assert done.returncode == 0, done.stderr
+@dataclass(frozen=True)
+class KernelCounts:
+    """What one kernel did, over all of its launches."""
+
+    launches: int
+    blocks: int
+    threads: int
+    read: Way
+    written: Way
+    shared_read: int
+    shared_written: int
 
 
-def compile_kernels(source: Path, folder: Path, *, sanitize: bool) -> list[Path]:
-    """The objects of a kernel file and of the scheduler that runs it.
+class Simulated:
+    """The CUDA half of a family of ops, emulated. One per family and process: it registers kernels.
 
-    A kernel file has no variables but its `__shared__` ones; g++ ignores a section attribute on
-    variables of templates, so they are moved to the section that the scheduler fills afterwards.
+    Args:
+        folder: for the objects.
+        family: its sources are csrc/cuda/FAMILY_kernels.cu and csrc/cuda/FAMILY.cpp.
+        build: what checks the kernels.
+        kernels, bindings: sources beside those, relative to csrc.
     """
-    objects = [folder / f"{source.stem}_kernels.o", folder / "simt.o"]
-    extra = SANITIZERS if sanitize else []
-    for path, target in zip([source, ROOT / "tests/simt/simt.cpp"], objects, strict=True):
-        flags = [*FLAGS, *WARNINGS, *extra]
-        run_tool(COMPILER, *flags, "-x", "c++", "-c", path.relative_to(ROOT), "-o", target)
-    run_tool("objcopy", "--rename-section", ".bss=simt_shared,alloc,load,data,contents", objects[0])
-    return objects
 
-
-def build_program(source: Path, folder: Path, *, sanitize: bool) -> Path:
-    """A kernel file with its own `main` as a program."""
-    program = folder / source.stem
-    objects = compile_kernels(source, folder, sanitize=sanitize)
-    run_tool(COMPILER, *(SANITIZERS if sanitize else []), *objects, "-o", program)
-    return program
-
-
-class Simulator:
-    """The CUDA half of the extension, emulated. One per process: it registers kernels."""
-
-    def __init__(self, folder: Path, *, sanitize: bool) -> None:
-        objects = compile_kernels(ROOT / "csrc/cuda/node_sum_kernels.cu", folder, sanitize=sanitize)
-        objects.append(folder / "binding.o")
+    def __init__(
+        self,
+        folder: Path,
+        family: str,
+        build: Build = Build.PLAIN,
+        *,
+        kernels: Iterable[str] = (),
+        bindings: Iterable[str] = (),
+    ) -> None:
+        names = [f"cuda/{family}_kernels.cu", *kernels]
+        objects = compile_kernels([ROOT / "csrc" / name for name in names], folder, build)
         headers = [f"-isystem{path}" for path in cpp_extension.include_paths()]
-        # Optimising a binding takes longer than running it.
-        flags = [*FLAGS, "-O0", "-g0", *headers]
-        run_tool(COMPILER, *flags, "-c", "csrc/cuda/node_sum.cpp", "-o", objects[-1])
-        library = folder / "simulated.so"
+        for name in (f"cuda/{family}.cpp", *bindings):
+            objects.append(folder / f"{Path(name).stem}_binding.o")
+            # Optimising a binding takes longer than running it.
+            flags = [*FLAGS, "-O0", "-g0", *headers]
+            run_tool(COMPILER, *flags, "-c", f"csrc/{name}", "-o", objects[-1])
+        library = folder / f"simulated_{family}.so"
         torch_libraries = [*(f"-L{path}" for path in cpp_extension.library_paths())]
         torch_libraries += ["-ltorch_cpu", "-lc10"]
-        extra = SANITIZERS if sanitize else []
-        run_tool(COMPILER, "-shared", *extra, *objects, *torch_libraries, "-o", library)
+        # Each family keeps a scheduler of its own.
+        flags = ["-shared", "-Wl,-Bsymbolic", *build.link]
+        run_tool(COMPILER, *flags, *objects, *torch_libraries, "-o", library)
         torch.ops.load_library(library)
         self._library = ctypes.CDLL(str(library))
         self._library.simt_launches.restype = ctypes.c_int64
+        if build is Build.COUNT:
+            self._library.simt_counts.restype = ctypes.c_char_p
         self._key = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
-        # The ops themselves: tests replace the names in `_ops`.
-        self._forward, self._backward = _ops.node_sum, _ops.node_sum_backward
 
     def set_order(self, order: Order, seed: int = 0) -> None:
         """Orders threads and blocks of all launches from now on."""
@@ -109,13 +104,39 @@ class Simulator:
         count: int = self._library.simt_launches()
         return count
 
+    def counts(self) -> dict[str, KernelCounts]:
+        """By kernel, since the last `reset_counts`; in a build that counts."""
+        found = {}
+        for line in self._library.simt_counts().decode().splitlines():
+            name, *fields = line.split("\t")
+            numbers = [int(field) for field in fields]
+            ways = Way(*numbers[3:6]), Way(*numbers[6:9])
+            found[name] = KernelCounts(*numbers[:3], *ways, *numbers[9:])
+        return found
+
+    def reset_counts(self) -> None:
+        self._library.simt_reset_counts()
+
+    def call(self, op: Any, *arguments: Any) -> Any:
+        """The CUDA kernel of an op, as `_ops.node_sum`."""
+        return op.redispatch(self._key, *arguments)
+
+
+class Simulator(Simulated):
+    """node_sum, emulated, with its autograd."""
+
+    def __init__(self, folder: Path, *, sanitize: bool = False, build: Build = Build.PLAIN) -> None:
+        super().__init__(folder, "node_sum", Build.ADDRESS if sanitize else build)
+        # The ops themselves: tests replace the names in `_ops`.
+        self._forward, self._backward = _ops.node_sum, _ops.node_sum_backward
+
     def forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The CUDA kernel of darts_fast::node_sum."""
-        return self._forward.redispatch(self._key, *arguments)
+        return self.call(self._forward, *arguments)
 
     def backward(self, *arguments: Any) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """The CUDA kernel of darts_fast::node_sum_backward."""
-        return self._backward.redispatch(self._key, *arguments)
+        return self.call(self._backward, *arguments)
 
     def node_sum(
         self,

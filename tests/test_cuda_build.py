@@ -4,14 +4,21 @@
 from __future__ import annotations
 
 import shutil
+import sys
 
 import pytest
 import torch
-from simulator import ROOT, run_tool
+from simt_build import COMPILER, ROOT, WARNINGS, run_tool
+from torch.utils import cpp_extension
 
 import darts_fast
 
+sys.path.insert(0, str(ROOT / "bench" / "cuda"))
+
+import toolkit
+
 KERNELS = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+BINDINGS = sorted((ROOT / "csrc/cuda").glob("*.cpp"))
 
 nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 
@@ -49,6 +56,21 @@ def test_kernel_files_include_neither_torch_nor_the_emulation():
     for path in sources:
         lines = [line for line in path.read_text().splitlines() if line.startswith("#include <")]
         assert {line[10:-1] for line in lines} <= allowed, path.name
+
+
+@nvcc
+@pytest.mark.parametrize("source", BINDINGS, ids=lambda path: path.stem)
+def test_bindings_compile_against_torch_without_cuda(tmp_path, source):
+    # torch for the CPU ships its CUDA headers, all but one that its build generates.
+    generated = tmp_path / "c10/cuda/impl/cuda_cmake_macros.h"
+    generated.parent.mkdir(parents=True)
+    generated.write_text("#pragma once\n#define C10_CUDA_BUILD_SHARED_LIBS\n")
+    system = [*cpp_extension.include_paths(), tmp_path, toolkit.cuda_home() / "include"]
+    run_tool(
+        *(COMPILER, "-std=c++20", "-fsyntax-only", "-Icsrc", *WARNINGS, "-Wno-unused-parameter"),
+        *(f"-isystem{path}" for path in system),
+        source,
+    )
 
 
 @pytest.mark.skipif(not darts_fast._extension._C.with_cuda, reason="this build has no CUDA kernels")

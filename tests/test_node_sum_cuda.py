@@ -13,11 +13,11 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from pathlib import Path
 
 import pytest
 import torch
-from simulator import ROOT, Order, Simulator, missing_tools
+from simt_build import ROOT, SANITIZER_OPTIONS, Build, missing_tools
+from simulator import Order, Simulator
 from test_node_sum import (
     MIXED,
     Case,
@@ -43,7 +43,7 @@ from test_node_sum import (
 import darts_fast
 from darts_fast import _ops
 
-SANITIZE = "DARTS_TEST_SANITIZE"
+BUILD = "DARTS_TEST_BUILD"  # the environment variable that names what checks the kernels
 
 pytestmark = [
     pytest.mark.filterwarnings("error"),
@@ -57,7 +57,8 @@ pytestmark = [
 
 @pytest.fixture(scope="session")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
-    return Simulator(tmp_path_factory.mktemp("simulator"), sanitize=SANITIZE in os.environ)
+    build = Build(os.environ.get(BUILD, "plain"))
+    return Simulator(tmp_path_factory.mktemp("simulator"), build=build)
 
 
 @pytest.fixture
@@ -228,24 +229,14 @@ def test_the_binding_checks(backend, changes, error, message):
 
 
 @pytest.mark.slow
-def test_under_address_and_undefined_behaviour_sanitizers():
-    compiler = os.environ.get("CXX", "g++")
-    runtimes = [
-        subprocess.run(
-            [compiler, f"-print-file-name={name}"], capture_output=True, text=True, check=True
-        ).stdout.strip()
-        for name in ("libasan.so", "libstdc++.so")
-    ]
-    if not all(Path(path).is_absolute() for path in runtimes):
-        pytest.skip(f"{compiler} has no shared runtime of the address sanitizer")
-    environment = {
-        **os.environ,
-        SANITIZE: "1",
-        "LD_PRELOAD": " ".join(runtimes),
-        "ASAN_OPTIONS": "detect_leaks=0",  # Python and torch keep what they have to the end
-    }
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__]
-    command += ["-k", "not sanitizers and not gradcheck"]
+@pytest.mark.parametrize("build", [Build.ADDRESS, Build.THREAD, Build.COUNT])
+def test_under_every_check(build):
+    preload = build.preload()
+    if preload is None:
+        pytest.skip(f"the compiler has no shared runtime of the {build.value} sanitizer")
+    environment = {**os.environ, **SANITIZER_OPTIONS, **preload, BUILD: build.value}
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", __file__]
+    command += ["-k", "not under_every_check and not gradcheck"]
     done = subprocess.run(
         command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
     )

@@ -31,6 +31,7 @@ namespace {
 
 constexpr int kThreads = 256;
 constexpr int kItems = 8;
+constexpr int kGradItems = 4;  // at once in the backward, which keeps three vectors of each
 constexpr int kMergeWarps = kThreads / kWarp;
 constexpr int kFinishWarps = 16;
 constexpr int kTermsPerBlock = 4;  // of the backward's reduction
@@ -370,9 +371,11 @@ __global__ __launch_bounds__(kThreads,
 // grid = (tiles, chunks of columns, groups * ceil(terms / kTermsPerBlock)): a block reads its tile
 // of g once for kTermsPerBlock maps, and adds its rows up once for all of them. A term whose sums
 // nobody needs stands in with g itself, which is cached, so that the loads have no branch between
-// them. Memory: every map read once; g once from memory, then from the second-level cache.
+// them. Memory: every map read once; g once from memory, then from the second-level cache. Without
+// the bound of two blocks the compiler spills registers of doubles on sm_100.
 template <typename T, int V>
-__global__ __launch_bounds__(kThreads) void node_sum_reduce(const __grid_constant__ Backward<T> f) {
+__global__ __launch_bounds__(kThreads,
+                             2) void node_sum_reduce(const __grid_constant__ Backward<T> f) {
   __shared__ Vec<T, V> shared[1 + kTermsPerBlock][kThreads];
   const NodeSumShape& s = f.p.shape;
   const Tiling& t = f.tiling;
@@ -567,8 +570,8 @@ __device__ __forceinline__ void grad_items(const Backward<T>& f, int group, cons
 // dL/dy = scale * (g - shift - slope * (y - center)) under batch statistics, scale * g under given
 // ones or none, 0 for an inactive term.
 //
-// grid = (tiles, chunks of columns, groups), the tile of g in registers while the terms pass by;
-// the last tile of a group goes item by item.
+// grid = (tiles, chunks of columns, groups), kGradItems vectors of g in registers while the terms
+// pass by: of all kItems some architectures spill. The last tile of a group goes item by item.
 // Memory: g read once, every batch-normalised map read once, every wanted gradient written once.
 template <typename T, int V>
 __global__ __launch_bounds__(kThreads,
@@ -577,7 +580,9 @@ __global__ __launch_bounds__(kThreads,
   const Place at = place<V>(f.p.shape, f.tiling, f.terms.first_group + group);
   if (at.count == 0) return;
   if (is_whole(f.p.shape, blockIdx.x)) {
-    grad_items<T, V, kItems, true>(f, group, at, 0);
+#pragma unroll 1
+    for (int j = 0; j < kItems; j += kGradItems)
+      grad_items<T, V, kGradItems, true>(f, group, at, j);
   } else {
     for (int j = 0; j < kItems; ++j) grad_items<T, V, 1, false>(f, group, at, j);
   }

@@ -5,6 +5,19 @@
 // How: every CUDA thread of a block is a fiber; a fiber runs until it waits at a barrier or a warp
 // operation, then another one runs. Blocks run one after another. All on the calling thread.
 //
+// The subset, of CUDA C++ as nvcc has it:
+//  - __global__, __device__, __host__, __forceinline__, __launch_bounds__, __grid_constant__,
+//  static
+//    __shared__ variables; threadIdx, blockIdx, blockDim, gridDim, warpSize;
+//  - cudaLaunchKernelEx on a stream that is ignored, cudaGetLastError, cudaGetErrorString;
+//  - __syncthreads, __syncthreads_count, _or, _and; __syncwarp; __shfl_sync, _up, _down, _xor with
+//  a
+//    width; __ballot_sync, __any_sync, __all_sync; atomicAdd, __threadfence, __ldg;
+//  - float2, float4, double2, int2, int4, uint2, uint4; rsqrt, rsqrtf, min, max, __popc, __ffs,
+//    __clz, the __f*_rn and __fdividef of float; <cuda_fp16.h> and <cuda_bf16.h> beside this file.
+// Not there: dynamic shared memory (a launch that asks for it is refused), __constant__ and
+// __device__ variables, cooperative groups, mma and wmma, cp.async, __activemask, inline PTX.
+//
 // What is checked (simt::Error names kernel, block, place and count of threads):
 //  - __syncthreads: every thread of the block must arrive at the same line. One that has returned,
 //    or waits elsewhere, is an error, also where hardware would forgive it.
@@ -17,9 +30,13 @@
 //    a barrier that must be there, results differ between orders, or are NaN.
 //  - with -fsanitize=address,undefined: accesses out of bounds, of shared memory too, and accesses
 //    that are not aligned.
+//  - with -fsanitize=thread: two accesses of a block that no barrier orders, one of them a write.
+//    Only __syncthreads and __syncwarp order; a shuffle does not.
+//  - in the build that counts (traffic.cpp): two blocks of a launch that touch a byte of global
+//    memory, one of them writing, other than by atomics; and the bytes each kernel moves.
 //
-// What is not: races between blocks except through their order, the memory model, lock-step
-// execution, timing, occupancy. Floating point is the host's: fused multiply-adds differ.
+// What is not: the memory model beyond that (fences order nothing here), lock-step execution,
+// timing, occupancy. Floating point is the host's: fused multiply-adds differ.
 //
 // A kernel file may have static __shared__ variables in kernels of an unnamed namespace, and no
 // other variable: tests/simulator.py moves all of them to the section that is filled with NaN. To
@@ -28,9 +45,8 @@
 
 #include <cmath>
 #include <cstdint>
-#include <cstring>
-#include <stdexcept>
-#include <type_traits>
+
+#include "simt.h"
 
 #define __global__
 #define __device__
@@ -39,6 +55,7 @@
 #define __launch_bounds__(...)
 #define __grid_constant__
 #define __shared__ static
+#define __align__(bytes) alignas(bytes)
 
 struct uint3 {
   unsigned x, y, z;
@@ -51,6 +68,7 @@ struct dim3 {
 // Of the running thread.
 extern uint3 threadIdx, blockIdx;
 extern dim3 blockDim, gridDim;
+constexpr int warpSize = 32;
 
 enum cudaError_t { cudaSuccess = 0, cudaErrorInvalidConfiguration = 9 };
 using cudaStream_t = struct CUstream_st*;
@@ -64,56 +82,37 @@ const char* cudaGetErrorString(cudaError_t error);
 // The last failed launch, forgotten by the call.
 cudaError_t cudaGetLastError();
 
-namespace simt {
-
-struct Error : std::runtime_error {
-  using std::runtime_error::runtime_error;
-};
-
-// The line of device code that waits.
-struct Site {
-  const char* file = __builtin_FILE();
-  int line = __builtin_LINE();
-};
-
-using Body = void (*)(void*);
-
-// Runs `body(argument)` once per thread of the grid; `parameters` is their size in bytes.
-cudaError_t run(const cudaLaunchConfig_t& config, Body body, void* argument, size_t parameters);
-
-void barrier(Site site);
-
-// Exchanges 64 bits between the lanes of a warp: returns what lane `source` gave.
-uint64_t exchange(unsigned mask, uint64_t value, int source, Site site);
-
-// Lane of the running thread in its warp.
-int lane();
-
-template <typename T>
-T shuffle(unsigned mask, T value, int source, Site site) {
-  static_assert(std::is_trivially_copyable_v<T> && sizeof(T) <= sizeof(uint64_t));
-  uint64_t bits = 0;
-  std::memcpy(&bits, &value, sizeof(T));
-  bits = exchange(mask, bits, source, site);
-  std::memcpy(&value, &bits, sizeof(T));
-  return value;
-}
-
-}  // namespace simt
-
 template <typename... Parameters, typename... Arguments>
 cudaError_t cudaLaunchKernelEx(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...),
                                Arguments&&... arguments) {
   auto body = [&] { kernel(arguments...); };
-  return simt::run(
+  return static_cast<cudaError_t>(simt::run(
       *config, [](void* b) { (*static_cast<decltype(body)*>(b))(); }, &body,
-      (sizeof(Parameters) + ... + 0));
+      reinterpret_cast<const void*>(kernel), (sizeof(Parameters) + ... + 0)));
 }
 
-inline void __syncthreads(simt::Site site = {}) { simt::barrier(site); }
+inline void __syncthreads(simt::Site site = {}) { simt::barrier(false, site); }
+inline int __syncthreads_count(int predicate, simt::Site site = {}) {
+  return simt::barrier(predicate != 0, site);
+}
+inline int __syncthreads_or(int predicate, simt::Site site = {}) {
+  return simt::barrier(predicate != 0, site) > 0;
+}
+inline int __syncthreads_and(int predicate, simt::Site site = {}) {
+  return simt::barrier(predicate == 0, site) == 0;
+}
 
 inline void __syncwarp(unsigned mask = 0xffffffffu, simt::Site site = {}) {
-  simt::exchange(mask, 0, simt::lane(), site);
+  simt::synchronise_warp(mask, site);
+}
+inline unsigned __ballot_sync(unsigned mask, int predicate, simt::Site site = {}) {
+  return simt::vote(mask, predicate != 0, site);
+}
+inline int __any_sync(unsigned mask, int predicate, simt::Site site = {}) {
+  return simt::vote(mask, predicate != 0, site) != 0;
+}
+inline int __all_sync(unsigned mask, int predicate, simt::Site site = {}) {
+  return simt::vote(mask, predicate == 0, site) == 0;
 }
 
 // A source outside the segment of `width` lanes leaves the lane its own value, as on hardware.
@@ -122,6 +121,13 @@ T __shfl_down_sync(unsigned mask, T value, unsigned delta, int width = 32, simt:
   const int lane = simt::lane();
   const int source = lane + static_cast<int>(delta);
   return simt::shuffle(mask, value, source / width == lane / width ? source : lane, site);
+}
+
+template <typename T>
+T __shfl_up_sync(unsigned mask, T value, unsigned delta, int width = 32, simt::Site site = {}) {
+  const int lane = simt::lane();
+  const int source = lane - static_cast<int>(delta);
+  return simt::shuffle(mask, value, source >= lane / width * width ? source : lane, site);
 }
 
 template <typename T>
@@ -135,4 +141,62 @@ template <typename T>
 T __shfl_sync(unsigned mask, T value, int source, int width = 32, simt::Site site = {}) {
   const int segment = simt::lane() / width * width;
   return simt::shuffle(mask, value, segment + source % width, site);
+}
+
+// Orders nothing else, as on hardware.
+template <typename T>
+T atomicAdd(T* at, std::type_identity_t<T> value) {
+  T before, after;
+  __atomic_load(at, &before, __ATOMIC_RELAXED);
+  do {
+    after = before + value;
+  } while (
+      !__atomic_compare_exchange(at, &before, &after, false, __ATOMIC_RELAXED, __ATOMIC_RELAXED));
+  return before;
+}
+
+inline void __threadfence() {}
+
+template <typename T>
+T __ldg(const T* from) {
+  return *from;
+}
+
+#define SIMT_VECTOR2(NAME, T, ALIGN) \
+  struct alignas(ALIGN) NAME {       \
+    T x, y;                          \
+  };                                 \
+  inline NAME make_##NAME(T x, T y) { return {x, y}; }
+#define SIMT_VECTOR4(NAME, T) \
+  struct alignas(16) NAME {   \
+    T x, y, z, w;             \
+  };                          \
+  inline NAME make_##NAME(T x, T y, T z, T w) { return {x, y, z, w}; }
+SIMT_VECTOR2(float2, float, 8)
+SIMT_VECTOR2(int2, int, 8)
+SIMT_VECTOR2(uint2, unsigned, 8)
+SIMT_VECTOR2(double2, double, 16)
+SIMT_VECTOR4(float4, float)
+SIMT_VECTOR4(int4, int)
+SIMT_VECTOR4(uint4, unsigned)
+#undef SIMT_VECTOR2
+#undef SIMT_VECTOR4
+
+inline float rsqrtf(float x) { return 1.f / std::sqrt(x); }
+inline double rsqrt(double x) { return 1 / std::sqrt(x); }
+inline float __fadd_rn(float x, float y) { return x + y; }
+inline float __fmul_rn(float x, float y) { return x * y; }
+inline float __fmaf_rn(float x, float y, float z) { return std::fma(x, y, z); }
+inline float __fdividef(float x, float y) { return x / y; }
+inline int __popc(unsigned bits) { return __builtin_popcount(bits); }
+inline int __ffs(int bits) { return __builtin_ffs(bits); }
+inline int __clz(int bits) { return bits == 0 ? 32 : __builtin_clz(static_cast<unsigned>(bits)); }
+
+template <typename T>
+constexpr T min(T x, T y) {
+  return y < x ? y : x;
+}
+template <typename T>
+constexpr T max(T x, T y) {
+  return x < y ? y : x;
 }

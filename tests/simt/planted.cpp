@@ -11,6 +11,7 @@
 #include "cuda/common.cuh"
 
 extern "C" void simt_set_order(int order, unsigned seed);
+extern "C" __attribute__((weak)) const char* simt_counts();  // in the build that counts
 
 namespace {
 
@@ -87,8 +88,10 @@ __global__ void shuffle_widths(float* out) {
   const int down = __shfl_down_sync(kWholeWarp, lane, 3, 8);
   const int other = __shfl_xor_sync(kWholeWarp, lane, 5, 8);
   const int outside = __shfl_xor_sync(kWholeWarp, lane, 8, 8);
+  const int up = __shfl_up_sync(kWholeWarp, lane, 3, 8);
   const double from = __shfl_sync(kWholeWarp, lane + 0.5, 10, 8);
-  const bool good = down == (lane % 8 < 5 ? lane + 3 : lane) && other == (lane ^ 5) &&
+  const bool good = up == (lane % 8 >= 3 ? lane - 3 : lane) &&
+                    down == (lane % 8 < 5 ? lane + 3 : lane) && other == (lane ^ 5) &&
                     outside == lane && from == lane / 8 * 8 + 2 + 0.5;
   out[threadIdx.x] = good ? 1.f : 0.f;
 }
@@ -100,6 +103,46 @@ __global__ void unwritten(const float* x, float* out) {
   if (bug != kFirst || threadIdx.x > 0) shared[threadIdx.x] = x[threadIdx.x];
   __syncthreads();
   out[threadIdx.x] = shared[threadIdx.x];
+}
+
+// out[0] = sum of x. kFirst: threads add without atomics.
+template <Bug bug>
+__global__ void sum_of_threads(const float* x, float* out) {
+  const float value = x[threadIdx.x];
+  if (bug == kFirst) {
+    out[0] += value;
+  } else {
+    atomicAdd(out, value);
+  }
+}
+
+// The same over blocks, one thread each. kSecond: in the next place, which every block reads.
+template <Bug bug>
+__global__ void sum_of_blocks(const float* x, float* out) {
+  const float value = x[blockIdx.x];
+  if (bug == kNone) {
+    atomicAdd(out, value);
+  } else if (bug == kFirst) {
+    out[0] += value;
+  } else {
+    out[1 + blockIdx.x] = out[blockIdx.x] + value - value;
+  }
+}
+
+// Votes of a warp and of the block: out = 1 where threads got what hardware gives them.
+__global__ void votes(float* out) {
+  const int thread = threadIdx.x, lane = thread % 32;
+  const bool low = lane < 16;
+  const unsigned half = low ? 0x0000ffffu : 0xffff0000u;
+  const unsigned odd = __ballot_sync(half, lane % 2);
+  const bool good = odd == (0xaaaaaaaau & half) && __any_sync(kWholeWarp, lane == 7) != 0 &&
+                    __any_sync(kWholeWarp, lane > 31) == 0 &&
+                    __all_sync(kWholeWarp, lane < 32) != 0 &&
+                    __all_sync(kWholeWarp, lane != 9) == 0;
+  const int count = __syncthreads_count(thread % 3 == 0);
+  const bool some = __syncthreads_or(thread == 95) != 0 && __syncthreads_or(thread > 95) == 0;
+  const bool all = __syncthreads_and(thread < 96) != 0 && __syncthreads_and(thread != 1) == 0;
+  out[thread] = good && count == 32 && some && all ? 1.f : 0.f;
 }
 
 // kFirst: one thread too many. kSecond: 128-bit loads from an address that is a float's.
@@ -146,6 +189,12 @@ double run(const std::string& name) {
   DARTS_CASE("copy", 1, kBlock, copy<kNone>, in, to, count);
   DARTS_CASE("global_out_of_bounds", 1, kBlock, copy<kFirst>, in, to, count);
   DARTS_CASE("misaligned", 1, kBlock, copy<kSecond>, in, to, count - 4);
+  DARTS_CASE("sum_of_threads", 1, kBlock, sum_of_threads<kNone>, in, to);
+  DARTS_CASE("unsynchronised_sum", 1, kBlock, sum_of_threads<kFirst>, in, to);
+  DARTS_CASE("sum_of_blocks", kBlock, 1, sum_of_blocks<kNone>, in, to);
+  DARTS_CASE("blocks_that_write", kBlock, 1, sum_of_blocks<kFirst>, in, to);
+  DARTS_CASE("block_that_reads", kBlock, 1, sum_of_blocks<kSecond>, in, to);
+  DARTS_CASE("votes", 1, kBlock, votes, to);
   DARTS_CASE("block_too_large", 1, 1025, shuffle_widths, to);
   DARTS_CASE("grid_too_large", dim3(1, 65536), 32, shuffle_widths, to);
   DARTS_CASE("parameters_too_large", 1, 32, large_parameters, Parameters(), to);
@@ -161,6 +210,7 @@ int main(int, char** arguments) {
   simt_set_order(std::atoi(arguments[2]), static_cast<unsigned>(std::atoi(arguments[3])));
   try {
     std::printf("%.17g\n", run(arguments[1]));
+    if (simt_counts != nullptr) std::printf("%s", simt_counts());
   } catch (const std::exception& error) {
     std::fprintf(stderr, "%s\n", error.what());
     return 1;

@@ -1,229 +1,67 @@
 // SPDX-License-Identifier: Apache-2.0
 // The scheduler behind tests/simt/cuda_runtime.h.
-#include <sys/mman.h>
-
 #include <algorithm>
-#include <map>
 #include <numeric>
-#include <random>
-#include <sstream>
 #include <string>
-#include <tuple>
 #include <utility>
 #include <vector>
 
-#include "cuda_runtime.h"
+#include "scheduler.h"
 
-#if defined(__SANITIZE_ADDRESS__)
-#include <sanitizer/asan_interface.h>
-#include <sanitizer/common_interface_defs.h>
-#endif
-#if !defined(__x86_64__)
-#include <ucontext.h>
-#endif
-
-uint3 threadIdx, blockIdx;
-dim3 blockDim, gridDim;
+#define SIMT_OWN __attribute__((section("simt_own")))
+SIMT_OWN uint3 threadIdx, blockIdx;
+SIMT_OWN dim3 blockDim, gridDim;
 
 // Bounds of all __shared__ variables of this object, from the linker; weak because there may be
 // none.
 extern "C" __attribute__((weak, visibility("hidden"))) char __start_simt_shared[],
     __stop_simt_shared[];
-
-#if defined(__x86_64__)
-// Pushes the registers that a call preserves, leaves the stack pointer in *from, and goes on where
-// `to` was left: twenty times as fast as swapcontext, which asks the kernel for the signal mask.
-extern "C" void simt_switch(void** from, void* to);
-asm(R"(
-.text
-.type simt_switch, @function
-.hidden simt_switch
-simt_switch:
-  pushq %rbp
-  pushq %rbx
-  pushq %r12
-  pushq %r13
-  pushq %r14
-  pushq %r15
-  movq %rsp, (%rdi)
-  movq %rsi, %rsp
-  popq %r15
-  popq %r14
-  popq %r13
-  popq %r12
-  popq %rbx
-  popq %rbp
-  ret
-.size simt_switch, .-simt_switch
-)");
-#endif
+extern "C" __attribute__((visibility("hidden"))) char __start_simt_own[], __stop_simt_own[];
 
 namespace simt {
-namespace {
-
-constexpr size_t kStackBytes = 128 * 1024;
-constexpr size_t kPageBytes = 4096;
-constexpr int kWarp = 32;
-constexpr unsigned kMaxThreads = 1024;
-constexpr size_t kMaxParameters = 4096;
-
-enum class Order { kAscending = 0, kDescending = 1, kShuffled = 2 };
-enum class State { kReady, kBarrier, kWarp, kDone };
-
-struct Context {
-#if defined(__x86_64__)
-  void* stack_pointer = nullptr;
-#else
-  ucontext_t saved;
-#endif
-};
-
-struct Thread {
-  Context context;
-  char* stack = nullptr;
-  uint3 index;
-  State state;
-  Site site;
-  unsigned mask;   // of the warp operation at which it waits,
-  int source;      // the lane it asks,
-  uint64_t value;  // what it gives, and after the operation what it got
-};
-
-struct Scheduler {
-  Order order = Order::kAscending;
-  std::mt19937 random;
-  int64_t launches = 0;
-  cudaError_t last_error = cudaSuccess;
-
-  std::vector<Thread> threads = std::vector<Thread>(kMaxThreads);
-  int count = 0;           // threads of the block
-  std::vector<int> ready;  // those that can run; `next` is the first that has not
-  size_t next = 0;
-  int current = 0;
-  Context main;
-  const void* main_stack = nullptr;
-  size_t main_stack_bytes = 0;
-  Body body = nullptr;
-  void* argument = nullptr;
-  std::string failure;  // set by a thread that cannot go on
-};
 
 Scheduler& scheduler() {
   static Scheduler s;
   return s;
 }
 
-void start_switch([[maybe_unused]] const void* stack, [[maybe_unused]] size_t bytes) {
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_start_switch_fiber(nullptr, stack, bytes);
-#endif
+Observer*& observer() {
+  static Observer* current = nullptr;
+  return current;
 }
 
-void finish_switch([[maybe_unused]] const void** stack, [[maybe_unused]] size_t* bytes) {
-#if defined(__SANITIZE_ADDRESS__)
-  __sanitizer_finish_switch_fiber(nullptr, stack, bytes);
-#endif
-}
+namespace {
 
-void switch_context(Context& from, Context& to) {
-#if defined(__x86_64__)
-  simt_switch(&from.stack_pointer, to.stack_pointer);
-#else
-  swapcontext(&from.saved, &to.saved);
-#endif
-}
+constexpr size_t kMaxParameters = 4096;
 
-// From a thread back to the scheduler.
-void suspend(State state, Site site) {
+// From the running thread back to the scheduler, until it goes on.
+uint64_t suspend(State state, const Wait& wait) {
   Scheduler& s = scheduler();
   Thread& thread = s.threads[s.current];
   thread.state = state;
-  thread.site = site;
-  start_switch(s.main_stack, s.main_stack_bytes);
-  switch_context(thread.context, s.main);
-  finish_switch(nullptr, nullptr);
+  thread.wait = wait;
+  leave(thread.fiber, s.main);
+  return thread.wait.value;
 }
 
 void resume(int index) {
   Scheduler& s = scheduler();
-  Thread& thread = s.threads[index];
   s.current = index;
-  threadIdx = thread.index;
-  start_switch(thread.stack, kStackBytes);
-  switch_context(s.main, thread.context);
-  finish_switch(nullptr, nullptr);
+  threadIdx = s.threads[index].index;
+  enter(s.main, s.threads[index].fiber);
+  s.current = -1;
 }
 
 extern "C" void simt_thread() {
-  Scheduler& s = scheduler();
-  finish_switch(&s.main_stack, &s.main_stack_bytes);
+  entered();
+  const Scheduler& s = scheduler();
   s.body(s.argument);
   suspend(State::kDone, {});
 }
 
-// A stack on which simt_thread has not begun. The page below it is not mapped in, so a kernel that
-// needs more stack than there is faults.
-void prepare(Thread& thread) {
-  if (thread.stack == nullptr) {
-    void* memory = mmap(nullptr, kStackBytes + kPageBytes, PROT_READ | PROT_WRITE,
-                        MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
-    if (memory == MAP_FAILED) throw Error("simt: no memory for the stacks of the threads");
-    mprotect(memory, kPageBytes, PROT_NONE);
-    thread.stack = static_cast<char*>(memory) + kPageBytes;
-  }
-#if defined(__SANITIZE_ADDRESS__)
-  __asan_unpoison_memory_region(thread.stack, kStackBytes);
-#endif
-#if defined(__x86_64__)
-  // What simt_switch pops: six registers, then the address to return to. Entered by a return, a
-  // function expects the stack as a call leaves it, 8 bytes off 16.
-  auto** top = reinterpret_cast<void**>(thread.stack + kStackBytes) - 1;
-  *--top = reinterpret_cast<void*>(&simt_thread);
-  for (int i = 0; i < 6; ++i) *--top = nullptr;
-  thread.context.stack_pointer = top;
-#else
-  getcontext(&thread.context.saved);
-  thread.context.saved.uc_stack = {thread.stack, 0, kStackBytes};
-  thread.context.saved.uc_link = nullptr;
-  makecontext(&thread.context.saved, simt_thread, 0);
-#endif
-  thread.state = State::kReady;
-}
-
-std::string text(Site site) {
-  const std::string file = site.file;
-  return file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line);
-}
-
-[[noreturn]] void fail(const std::string& what) {
-  std::ostringstream message;
-  message << "simt: block (" << blockIdx.x << ", " << blockIdx.y << ", " << blockIdx.z
-          << "): " << what;
-  throw Error(message.str());
-}
-
-// Who waits where, for a block in which nobody can run.
-[[noreturn]] void fail_stuck() {
-  Scheduler& s = scheduler();
-  std::map<std::pair<std::string, unsigned>, int> waiting;
-  int returned = 0;
-  for (int i = 0; i < s.count; ++i) {
-    const Thread& thread = s.threads[i];
-    if (thread.state == State::kDone) ++returned;
-    if (thread.state == State::kBarrier) ++waiting[{"__syncthreads, " + text(thread.site), 0}];
-    if (thread.state == State::kWarp) {
-      ++waiting[{"a warp operation, " + text(thread.site), thread.mask}];
-    }
-  }
-  std::ostringstream what;
-  what << "is stuck:";
-  for (const auto& [where, threads] : waiting) {
-    what << " " << threads << " thread(s) wait at " << where.first;
-    if (where.second != 0) what << ", mask 0x" << std::hex << where.second << std::dec;
-    what << ";";
-  }
-  what << " " << returned << " have returned";
-  fail(what.str());
+// What the threads wrote is visible to all of them from now on.
+void order_memory(const std::vector<int>& indices) {
+  synchronise(fibers_of(indices).data(), static_cast<int>(indices.size()));
 }
 
 // Adds threads that can run again, in the order of the schedule.
@@ -245,18 +83,55 @@ int take_ready() {
 
 void release_barrier() {
   Scheduler& s = scheduler();
-  std::vector<int> everyone(s.count);
-  std::iota(everyone.begin(), everyone.end(), 0);
-  const Site site = s.threads[0].site;
-  for (const int i : everyone) {
-    const Thread& thread = s.threads[i];
-    const bool together = thread.state == State::kBarrier && thread.site.line == site.line &&
-                          std::strcmp(thread.site.file, site.file) == 0;
-    if (!together) fail_stuck();
+  s.votes = 0;
+  for (int i = 0; i < s.count; ++i) {
+    if (!s.threads[i].waits_at(State::kBarrier, s.threads[0].wait.site)) fail_stuck();
+    s.votes += s.threads[i].wait.predicate;
   }
   s.ready.clear();
   s.next = 0;
-  make_ready(std::move(everyone));
+  order_memory(everyone());
+  make_ready(everyone());
+}
+
+// Completes the warp operation at which a thread has just arrived, if it is the last to come.
+void try_warp(int index) {
+  Scheduler& s = scheduler();
+  const Wait self = s.threads[index].wait;
+  const int own = index % kWarp, base = index - own;
+  const auto refuse = [&](const std::string& why) {
+    fail(why + ", at a warp operation, " + text(self.site));
+  };
+  if ((self.mask >> own & 1) == 0) {
+    refuse("lane " + std::to_string(own) + " is not in its own mask");
+  }
+  bool complete = true;
+  std::vector<int> lanes;
+  for (int l = 0; l < kWarp; ++l) {
+    if ((self.mask >> l & 1) == 0) continue;
+    const bool exists = base + l < s.count;
+    if (!exists || s.threads[base + l].state == State::kDone) {
+      refuse("the mask names lane " + std::to_string(l) + ", which " +
+             (exists ? "has returned" : "does not exist"));
+    }
+    const Thread& other = s.threads[base + l];
+    complete = complete && other.waits_at(State::kWarp, self.site) && other.wait.mask == self.mask;
+    lanes.push_back(base + l);
+  }
+  if (!complete) return;
+  uint64_t given[kWarp], votes = 0;
+  for (const int i : lanes) {
+    given[i - base] = s.threads[i].wait.value;
+    votes |= static_cast<uint64_t>(s.threads[i].wait.predicate) << (i - base);
+  }
+  for (const int i : lanes) {
+    Wait& wait = s.threads[i].wait;
+    // What a lane outside the mask would give is undefined: NaN.
+    const bool is_given = wait.source >= 0 && (self.mask >> wait.source & 1) != 0;
+    wait.value = wait.source < 0 ? votes : is_given ? given[wait.source] : ~uint64_t{0};
+  }
+  if (self.orders) order_memory(lanes);
+  make_ready(std::move(lanes));
 }
 
 #if defined(__SANITIZE_ADDRESS__)
@@ -270,21 +145,24 @@ void poison_shared() {
 void run_block() {
   Scheduler& s = scheduler();
   poison_shared();
+  if (observer() != nullptr) observer()->block();
   s.ready.clear();
   s.next = 0;
-  for (int i = 0; i < s.count; ++i) prepare(s.threads[i]);
-  std::vector<int> everyone(s.count);
-  std::iota(everyone.begin(), everyone.end(), 0);
-  make_ready(std::move(everyone));
+  for (int i = 0; i < s.count; ++i) prepare(s.threads[i].fiber, i, simt_thread);
+  const std::vector<Fiber*> fibers = fibers_of(everyone());
+  begin(s.main, fibers.data(), s.count);
+  make_ready(everyone());
   const auto is_done = [](const Thread& thread) { return thread.state == State::kDone; };
   for (;;) {
     while (s.next < s.ready.size()) {
-      resume(take_ready());
-      if (!s.failure.empty()) fail(std::exchange(s.failure, {}));
+      const int index = take_ready();
+      resume(index);
+      if (s.threads[index].state == State::kWarp) try_warp(index);
     }
-    if (std::all_of(s.threads.begin(), s.threads.begin() + s.count, is_done)) return;
+    if (std::all_of(s.threads.begin(), s.threads.begin() + s.count, is_done)) break;
     release_barrier();
   }
+  end(s.main, fibers.data(), s.count);
 }
 
 std::vector<int64_t> block_order(int64_t blocks) {
@@ -306,7 +184,8 @@ bool fits(const cudaLaunchConfig_t& config, size_t parameters) {
 
 }  // namespace
 
-cudaError_t run(const cudaLaunchConfig_t& config, Body body, void* argument, size_t parameters) {
+int run(const cudaLaunchConfig_t& config, Body body, void* argument, const void* kernel,
+        size_t parameters) {
   Scheduler& s = scheduler();
   ++s.launches;
   if (!fits(config, parameters)) {
@@ -317,73 +196,53 @@ cudaError_t run(const cudaLaunchConfig_t& config, Body body, void* argument, siz
   blockDim = config.blockDim;
   s.body = body;
   s.argument = argument;
+  s.kernel = kernel;
   s.count = static_cast<int>(blockDim.x * blockDim.y * blockDim.z);
   for (int i = 0; i < s.count; ++i) {
     const unsigned thread = static_cast<unsigned>(i);
     s.threads[i].index = {thread % blockDim.x, thread / blockDim.x % blockDim.y,
                           thread / blockDim.x / blockDim.y};
   }
-  for (const int64_t block : block_order(int64_t{gridDim.x} * gridDim.y * gridDim.z)) {
+  const int64_t blocks = int64_t{gridDim.x} * gridDim.y * gridDim.z;
+  if (observer() != nullptr) observer()->launch(function_name(kernel), blocks, s.count);
+  for (const int64_t block : block_order(blocks)) {
     blockIdx = {static_cast<unsigned>(block % gridDim.x),
                 static_cast<unsigned>(block / gridDim.x % gridDim.y),
                 static_cast<unsigned>(block / gridDim.x / gridDim.y)};
     run_block();
   }
+  if (observer() != nullptr) observer()->finish();
   return cudaSuccess;
 }
 
-void barrier(Site site) { suspend(State::kBarrier, site); }
+int barrier(bool predicate, Site site) {
+  suspend(State::kBarrier, {.site = site, .predicate = predicate});
+  return scheduler().votes;
+}
 
 int lane() { return scheduler().current % kWarp; }
 
+bool in_kernel() { return scheduler().current >= 0; }
+
+bool is_shared(const void* address) {
+  return address >= __start_simt_shared && address < __stop_simt_shared;
+}
+
+bool is_own(const void* address) {
+  return address >= __start_simt_own && address < __stop_simt_own;
+}
+
+void synchronise_warp(unsigned mask, Site site) {
+  suspend(State::kWarp, {.site = site, .orders = true, .mask = mask});
+}
+
 uint64_t exchange(unsigned mask, uint64_t value, int source, Site site) {
-  Scheduler& s = scheduler();
-  Thread& self = s.threads[s.current];
-  const int base = s.current / kWarp * kWarp;
-  self.mask = mask;
-  self.source = source;
-  self.value = value;
-  self.site = site;
-  self.state = State::kWarp;
-  bool complete = true;
-  for (int l = 0; l < kWarp; ++l) {
-    if ((mask >> l & 1) == 0) {
-      if (l == lane()) s.failure = "lane " + std::to_string(l) + " is not in its own mask";
-      continue;
-    }
-    const bool present = base + l < s.count && s.threads[base + l].state != State::kDone;
-    if (!present) {
-      s.failure = "the mask names lane " + std::to_string(l) + ", which " +
-                  (base + l < s.count ? "has returned" : "does not exist");
-      break;
-    }
-    const Thread& other = s.threads[base + l];
-    complete = complete && other.state == State::kWarp && other.mask == mask &&
-               other.site.line == site.line && std::strcmp(other.site.file, site.file) == 0;
-  }
-  if (!s.failure.empty()) {
-    s.failure += ", at a warp operation, " + text(site);
-    suspend(State::kWarp, site);
-  }
-  if (complete) {
-    uint64_t given[kWarp];
-    std::vector<int> others;
-    for (int l = 0; l < kWarp; ++l) {
-      if ((mask >> l & 1) != 0) given[l] = s.threads[base + l].value;
-    }
-    for (int l = 0; l < kWarp; ++l) {
-      if ((mask >> l & 1) == 0) continue;
-      Thread& thread = s.threads[base + l];
-      // What a lane outside the mask would give is undefined: NaN.
-      thread.value = (mask >> thread.source & 1) != 0 ? given[thread.source] : ~uint64_t{0};
-      if (base + l != s.current) others.push_back(base + l);
-    }
-    self.state = State::kReady;
-    make_ready(std::move(others));
-  } else {
-    suspend(State::kWarp, site);
-  }
-  return self.value;
+  return suspend(State::kWarp, {.site = site, .mask = mask, .source = source, .value = value});
+}
+
+unsigned vote(unsigned mask, bool predicate, Site site) {
+  return static_cast<unsigned>(
+      suspend(State::kWarp, {.site = site, .predicate = predicate, .mask = mask, .source = -1}));
 }
 
 }  // namespace simt
