@@ -12,6 +12,7 @@ from typing import Any
 import click
 import pytest
 import torch
+from stopping import StopAfter
 from torch import Tensor, nn
 from worlds import in_world
 
@@ -104,17 +105,6 @@ def test_a_step_of_the_architecture_moves_no_weight_and_no_buffer(
 def test_a_search_stopped_after_any_step_goes_on_to_the_same_bits(
     digits: Dataset, method: str, tmp_path: Any
 ) -> None:
-    class StopAfter(Reporter):
-        def __init__(self, steps: int) -> None:
-            self.left = steps
-
-        def advance(self, accuracy: float | None = None) -> None:
-            self.left -= 1
-
-        @property
-        def stopping(self) -> bool:
-            return self.left <= 0
-
     whole = search_of(digits, method)
     result = whole.run()
     for steps in (3, 7):

@@ -104,7 +104,7 @@ class Watched:
 
     def look(self, epoch: int) -> None:
         now = {}
-        for name, alpha in self.net.alphas().items():
+        for name, alpha in self.net.alpha_tables().items():
             now[name] = {*range(14)} - {*self.net.projection.undecided_edges(name)}
             for edge in now[name]:
                 self.closed.setdefault((name, edge), epoch + 1)
@@ -137,7 +137,7 @@ def test_fifty_scripted_epochs_decide_eight_edges_of_each_type() -> None:
     for epoch in range(50):
         trainer.epoch = epoch
         with torch.no_grad():
-            for name, alpha in watched.net.alphas().items():
+            for name, alpha in watched.net.alpha_tables().items():
                 for edge in watched.net.projection.undecided_edges(name):
                     alpha[edge] += torch.randn(8)
         trainer.method.end_epoch(trainer._loop)

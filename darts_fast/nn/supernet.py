@@ -55,7 +55,7 @@ class Supernet(nn.Module):
 
     def _architecture(self) -> dict[str, nn.Parameter]:
         """The architecture parameters by the names they have in a `full_state_dict`."""
-        return self.alphas()
+        return self.alpha_tables()
 
     def _architecture_names(self) -> list[str]:
         """Their names as attributes."""
@@ -75,13 +75,13 @@ class Supernet(nn.Module):
         """What an edge weight of exactly 0 means (see `mixed_op`): "skip" or "multiply"."""
         return self._zero
 
-    def alphas(self) -> dict[str, nn.Parameter]:
+    def alpha_tables(self) -> dict[str, nn.Parameter]:
         """The alphas, [edges, ops], of each cell type in the order of `space.cell_types`."""
         return {name: getattr(self, self._alpha_names[name]) for name in self.space.cell_types}
 
     def arch_parameters(self) -> list[nn.Parameter]:
         """All architecture parameters: the alphas, and what a subclass has beside them."""
-        return list(self.alphas().values())
+        return list(self.alpha_tables().values())
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """The weights: every parameter but the alphas (see the module)."""

@@ -36,7 +36,7 @@ class EpochEvent:
 
     def trained(self) -> None:
         """The steps are done. An epoch resumed in its middle counts the rest of them."""
-        alphas = self._trainer.net.alphas()
+        alphas = self._trainer.net.alpha_tables()
         self.fields.update(
             steps=self._steps,
             seconds=self._lap(),

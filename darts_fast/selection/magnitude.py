@@ -15,7 +15,7 @@ __all__ = ["MagnitudeSelection", "magnitude_genotype", "magnitude_weights"]
 
 def magnitude_weights(net: Supernet) -> dict[str, torch.Tensor]:
     """``softmax(alpha)`` of every cell type, ``[edges, ops]``, whatever the projections say."""
-    return {name: alpha.detach().softmax(dim=-1) for name, alpha in net.alphas().items()}
+    return {name: alpha.detach().softmax(dim=-1) for name, alpha in net.alpha_tables().items()}
 
 
 def magnitude_genotype(net: Supernet) -> Genotype | str:

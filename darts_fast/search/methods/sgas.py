@@ -88,7 +88,7 @@ class SGAS(Darts):
         )
 
     def update(self, loop: Loop, gradients: list[Tensor]) -> None:
-        alphas = self.net.alphas()
+        alphas = self.net.alpha_tables()
         before = {name: alpha.detach().clone() for name, alpha in alphas.items()}
         super().update(loop, gradients)
         for name, alpha in alphas.items():
@@ -101,7 +101,7 @@ class SGAS(Darts):
         since = loop.epoch - options.warmup_dec_epoch
         due = since >= 0 and since % options.decision_freq == 0
         decided = False
-        for cell_type, alpha in self.net.alphas().items():
+        for cell_type, alpha in self.net.alpha_tables().items():
             history = self._history[cell_type]
             scores = Scores(alpha.detach(), self.net.space.primitives[cell_type], history)
             if due and (edges := self.net.projection.undecided_edges(cell_type)):
