@@ -18,7 +18,8 @@ from darts_fast.nn.partial_channels import (
     PartialNetwork,
     channel_shuffle,
 )
-from darts_fast.selection import PerturbationConfig, magnitude_genotype, select
+from darts_fast.selection import PerturbationConfig, magnitude_genotype
+from darts_fast.selection.perturbation import PerturbationSelection
 from darts_fast.spaces import get_space
 
 SPACE = get_space("darts")
@@ -213,12 +214,17 @@ def test_dropped_edges_have_no_part_in_their_node() -> None:
     torch.testing.assert_close(net(x), before)
 
 
-def test_perturbation_selects_from_it() -> None:
-    net = net_of(layers=3)
-    batches = [(torch.randn(4, 3, 8, 8), torch.arange(4))]
-    found = select(net, batches, method="perturbation", config=PerturbationConfig(proj_intv=0))
-    assert net.genotype() == found.genotype
-    assert not net.projection.undecided_edges("normal")
+def test_removals_are_scored_on_it() -> None:
+    net = net_of()
+    x, y = torch.randn(4, 3, 8, 8), torch.arange(4)
+    found = PerturbationSelection(net, [(x, y)], PerturbationConfig()).decide_op("normal", 4)
+    own = {name: table.detach() for name, table in net.edge_weights().items()}
+    for op, loss in enumerate(found.loss[0]):
+        table = own["normal"].clone()
+        table[4, op] = 0
+        with torch.no_grad():
+            expected = functional.cross_entropy(net(x, weights={**own, "normal": table}), y)
+        assert loss == pytest.approx(expected.item(), rel=1e-4)
 
 
 def test_the_shuffle_takes_channels_in_turns() -> None:

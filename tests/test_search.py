@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 import torch
+from stopping import StopAfter
 from torch import Tensor
 from torch.nn import functional
 
@@ -394,20 +395,6 @@ def test_result_tells_both_selections(digits: Dataset) -> None:
     plain = search_of(digits, select="magnitude").run()
     assert plain.genotype == plain.magnitude == result.magnitude
     assert plain.decisions == []
-
-
-class StopAfter(Reporter):
-    """Asks to stop after a number of steps and forwards, counted over both phases."""
-
-    def __init__(self, steps: int) -> None:
-        self.left = steps
-
-    def advance(self, accuracy: float | None = None) -> None:
-        self.left -= 1
-
-    @property
-    def stopping(self) -> bool:
-        return self.left <= 0
 
 
 @pytest.mark.parametrize(
