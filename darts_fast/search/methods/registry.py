@@ -9,13 +9,15 @@ from dataclasses import fields
 from importlib.metadata import entry_points
 from typing import Any
 
+from darts_fast.search.methods.balenas import BaLeNAS
 from darts_fast.search.methods.base import Method
 from darts_fast.search.methods.darts import Blank, Darts, DartsSecondOrder
+from darts_fast.search.methods.idarts import IDarts
 
 __all__ = ["GROUP", "METHODS", "method_options", "option_names", "register"]
 
 GROUP = "darts_fast.methods"
-BUILT_IN: tuple[type[Method], ...] = (Darts, DartsSecondOrder, Blank)
+BUILT_IN: tuple[type[Method], ...] = (Darts, DartsSecondOrder, Blank, IDarts, BaLeNAS)
 
 
 class Methods(Mapping[str, type[Method]]):

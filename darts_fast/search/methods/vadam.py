@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, cast
 
 import torch
 from torch import Tensor
@@ -163,5 +162,4 @@ class Vadam(torch.optim.Optimizer):
                 parameter.sub_(group["lr"] * mean / scale)
 
     def _parameters(self) -> list[Tensor]:
-        groups = cast(list[dict[str, Any]], self.param_groups)
-        return [parameter for group in groups for parameter in group["params"]]
+        return [parameter for group in self.param_groups for parameter in group["params"]]
