@@ -11,13 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from index_table import write_index_table
 
-from darts_fast.spaces import NASBENCH201_PRIMITIVES, arch_from_index, ops_from_arch
+from darts_fast.spaces import arch_from_index
 
 ROOT = Path(__file__).parents[1]
-EDGES = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
 
 # Paths of the real data: what `load_data` takes, and NAS-Bench-201's results as an .npz file.
 CIFAR10, NASBENCH201 = (os.environ.get(f"DARTS_FAST_{n}") for n in ("CIFAR10", "NASBENCH201"))
@@ -33,17 +32,7 @@ def run(script: str, *arguments: object) -> str:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table whose accuracy on CIFAR-10 is the architecture's index / 100."""
-    path = tmp_path_factory.mktemp("table") / "table.npz"
-    every = range(15_625)
-    ops = [
-        [NASBENCH201_PRIMITIVES.index(op) for op in ops_from_arch(arch_from_index(index))]
-        for index in every
-    ]
-    columns = {f"{name}_test_200": np.array(every) / 100 for name in ("c10", "c100", "in16")}
-    np.savez(
-        path, ops=np.array(ops), op_names=np.array(NASBENCH201_PRIMITIVES), edges=EDGES, **columns
-    )
-    return path
+    return write_index_table(tmp_path_factory.mktemp("table") / "table.npz")
 
 
 def test_nasbench201_runs_and_goes_on(tmp_path: Path, results: Path) -> None:
