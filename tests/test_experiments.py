@@ -60,6 +60,29 @@ def test_nasbench201_runs_and_goes_on(tmp_path: Path, results: Path) -> None:
     assert "holds another experiment" in caught.value.stderr
 
 
+def test_methods_runs_and_goes_on(tmp_path: Path, results: Path) -> None:
+    file = tmp_path / "methods.json"
+    small: list[Any] = ["--data", "digits16", "--table", results, "--json", file]
+    small += ["--out", tmp_path / "grid", "--methods", "blank", "balenas", "--limit", 64]
+    small += ["--selections", "magnitude", "strength", "--seeds", 0, "--epochs", 1]
+    small += ["--cells", 1, "--channels", 4, "--images", 32, "--batch_size", 16]
+    first = run("methods.py", *small)
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["method"], row["selection"]) for row in rows] == [
+        *[("blank", "magnitude"), ("blank", "strength")],
+        *[("balenas", "magnitude"), ("balenas", "strength")],
+    ]
+    for row in rows:
+        index = round(row["accuracy"]["cifar10"] * 100)
+        assert arch_from_index(index) == row["architecture"]
+        assert row["skip_connections"] == row["architecture"].count("skip_connect")
+        assert row["seconds"]["search"] > 0
+        line = f"| {row['method']} | {row['selection']} | {row['accuracy']['cifar10']:.2f} | "
+        assert line in first
+    assert "4 of 4 runs have finished before" in run("methods.py", *small)
+    assert json.loads(file.read_text())["rows"] == rows
+
+
 def test_race_and_race_speed_run(tmp_path: Path) -> None:
     small = ["--data", "digits", "--space", "s2", "--channels", 4, "--layers", 3, "--epochs", 1]
     small += ["--limit", 400, "--batch_size", 20]
