@@ -127,7 +127,7 @@ def _alpha(net: nn.Module, name: str, tensor: Tensor) -> str | None:
     """The edge and the operation of the first such value of an architecture parameter."""
     if not isinstance(net, Supernet):
         return None
-    for cell_type, alpha in zip(net.space.cell_types, net.arch_parameters(), strict=True):
+    for cell_type, alpha in net.alphas().items():
         if alpha is net.get_parameter(name):
             edge, op = (~tensor.isfinite()).nonzero()[0].tolist()
             words = net.space.primitives[cell_type][edge][op]

@@ -13,6 +13,8 @@ from darts_fast.seeding import seed_everything
 from darts_fast.selection import StrengthConfig, strengths
 from darts_fast.spaces import AccuracyTable, arch_from_ops, index_from_arch, load_accuracy_table
 
+# PC-DARTS has a supernet of DARTS's cells only.
+NAMES = sorted(set(METHODS) - {"pc-darts"})
 ONE_SHOT = StrengthConfig(schedule="one_shot")
 
 
@@ -35,7 +37,7 @@ def search_of(method: str, space: str, data: Dataset, select: str) -> tuple[Supe
     return net, Search(net, data, config, select=select, selection=selection)
 
 
-@pytest.mark.parametrize("method", sorted(METHODS))
+@pytest.mark.parametrize("method", NAMES)
 def test_a_search_selects_the_strongest_and_is_in_the_table(
     method: str, digits: Dataset, table: AccuracyTable
 ) -> None:

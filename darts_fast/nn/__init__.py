@@ -9,6 +9,7 @@ from darts_fast.nn.mixed_op import MixedOp
 from darts_fast.nn.nasbench201 import TinyNetwork
 from darts_fast.nn.network import Network
 from darts_fast.nn.operations import OPS
+from darts_fast.nn.partial_channels import PartialNetwork
 from darts_fast.nn.projection import Projection
 from darts_fast.nn.supernet import Supernet
 from darts_fast.spaces import Space, get_space
@@ -18,6 +19,7 @@ __all__ = [
     "Cell",
     "MixedOp",
     "Network",
+    "PartialNetwork",
     "Projection",
     "Statistics",
     "Supernet",
@@ -29,14 +31,15 @@ __all__ = [
 
 
 def build_supernet(
-    space: str | Space, *, channels: int, num_classes: int, layers: int
+    space: str | Space, *, channels: int, num_classes: int, layers: int, zero: str | None = None
 ) -> Network | TinyNetwork:
     """The supernet of a space, by name or as a `Space`.
 
     Args: channels of the first cells; layers, the number of cells, in spaces with the one cell
-    type "cell" (NAS-Bench-201) per stage. Raises ValueError for an unknown name or a size below 1.
+    type "cell" (NAS-Bench-201) per stage; zero, what an edge weight of exactly 0 means ("skip" or
+    "multiply"), default the space's rule. Raises ValueError for an unknown name or a size below 1.
     """
     space = get_space(space)
     if space.cell_types == ("cell",):
-        return TinyNetwork(channels, layers, num_classes, space=space)
-    return Network(channels, num_classes, layers, space=space)
+        return TinyNetwork(channels, layers, num_classes, space=space, zero=zero)
+    return Network(channels, num_classes, layers, space=space, zero=zero)

@@ -72,7 +72,11 @@ class Cell(nn.Module):
             for state in range(node):
                 stride = 2 if reduction and state < 2 else 1
                 names = self.primitives[len(self._ops)]
-                self._ops.append(MixedOp(C, stride, names, zero=zero))
+                self._ops.append(self._edge(C, stride, names))
+
+    def _edge(self, C: int, stride: int, primitives: Sequence[str]) -> MixedOp:
+        """One edge of this cell."""
+        return MixedOp(C, stride, primitives, zero=self.zero)
 
     def forward(self, s0: Tensor, s1: Tensor, weights: Tensor, drop_prob: float = 0.0) -> Tensor:
         """Two inputs and weights [edges, ops] -> [N, multiplier * C, H', W'].

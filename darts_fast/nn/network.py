@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import replace
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -78,7 +79,7 @@ class Network(Supernet):
             if reduction:
                 C_curr *= 2
             self.cells.append(
-                Cell(
+                self._cell(
                     steps,
                     multiplier,
                     C_prev_prev,
@@ -95,6 +96,10 @@ class Network(Supernet):
         self.classifier = nn.Linear(C_prev, num_classes)
         self._register_alphas({"normal": "alphas_normal", "reduce": "alphas_reduce"})
 
+    def _cell(self, *arguments: Any, **named: Any) -> Cell:
+        """A cell of this network, of the arguments of `Cell`."""
+        return Cell(*arguments, **named)
+
     @property
     def _arch_parameters(self) -> list[nn.Parameter]:
         return self.arch_parameters()
@@ -107,15 +112,15 @@ class Network(Supernet):
             s0, s1 = s1, cell(s0, s1, table, self.drop_path_prob)
         return s1
 
-    def genotype(self) -> Genotype:
-        """The architecture that the present edge weights stand for (`Space.genotype`)."""
-        genotype = super().genotype()
+    def genotype_of(self, weights: Mapping[str, Tensor]) -> Genotype:
+        """The architecture that edge weights stand for (`Space.genotype`)."""
+        genotype = super().genotype_of(weights)
         assert isinstance(genotype, Genotype)
         concat = range(2 + self._steps - self._multiplier, 2 + self._steps)
         return genotype._replace(normal_concat=concat, reduce_concat=concat)
 
     def new(self) -> Network:
-        other = Network(
+        other = self._fresh(
             self._C,
             self._num_classes,
             self._layers,
@@ -129,6 +134,10 @@ class Network(Supernet):
         )
         self._copy_architecture_to(other)
         return other
+
+    def _fresh(self, *arguments: Any, **named: Any) -> Network:
+        """A network of this kind, of the arguments of `Network`."""
+        return Network(*arguments, **named)
 
 
 def _first_nodes(space: Space, steps: int) -> Space:

@@ -91,6 +91,13 @@ class Projection:
         closed = self._dropped(cell_type) | self._op[cell_type].keys()
         return [edge for edge in range(self._space.num_edges) if edge not in closed]
 
+    def decided_op(self, cell_type: str, edge: int) -> int | None:
+        """The operation that an edge is fixed to, None where that is open; also of an edge that its
+        node has dropped since.
+        """
+        self._check_cell_type("decided_op", cell_type)
+        return self._op[cell_type].get(edge)
+
     def undecided_nodes(self, cell_type: str) -> list[int]:
         """Nodes whose two inputs are open, in order."""
         self._check_cell_type("undecided_nodes", cell_type)

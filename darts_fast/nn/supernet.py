@@ -21,7 +21,7 @@ from darts_fast.nn.mixed_op import check_weights
 from darts_fast.nn.projection import Projection
 from darts_fast.spaces import Genotype, Space
 
-_INITIAL_ALPHA_STD = 1e-3
+INITIAL_STD = 1e-3
 
 
 class Supernet(nn.Module):
@@ -37,6 +37,7 @@ class Supernet(nn.Module):
     classifier: nn.Module
     # How many times in a row the network halves height and width.
     _halvings: int
+    _zero: str
 
     def __init__(self, space: Space, criterion: nn.Module | None) -> None:
         super().__init__()
@@ -48,9 +49,17 @@ class Supernet(nn.Module):
     def _register_alphas(self, names: Mapping[str, str]) -> None:
         """Draw alphas [edges, ops] from 1e-3 * N(0, 1); names: cell type -> attribute."""
         for cell_type in self.space.cell_types:
-            values = _INITIAL_ALPHA_STD * torch.randn(self.space.num_edges, self.space.num_ops)
+            values = INITIAL_STD * torch.randn(self.space.num_edges, self.space.num_ops)
             self.register_parameter(names[cell_type], nn.Parameter(values))
         self._alpha_names = dict(names)
+
+    def _architecture(self) -> dict[str, nn.Parameter]:
+        """The architecture parameters by the names they have in a `full_state_dict`."""
+        return self.alphas()
+
+    def _architecture_names(self) -> list[str]:
+        """Their names as attributes."""
+        return list(self._alpha_names.values())
 
     def _features(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         """x [N, 3, H, W] and weights of every cell type -> the last map [N, C, H', W']."""
@@ -61,9 +70,18 @@ class Supernet(nn.Module):
         dtype and device."""
         raise NotImplementedError
 
+    @property
+    def zero_rule(self) -> str:
+        """What an edge weight of exactly 0 means (see `mixed_op`): "skip" or "multiply"."""
+        return self._zero
+
+    def alphas(self) -> dict[str, nn.Parameter]:
+        """The alphas, [edges, ops], of each cell type in the order of `space.cell_types`."""
+        return {name: getattr(self, self._alpha_names[name]) for name in self.space.cell_types}
+
     def arch_parameters(self) -> list[nn.Parameter]:
-        """The alphas, [edges, ops] each, in the order of `space.cell_types`."""
-        return [getattr(self, self._alpha_names[name]) for name in self.space.cell_types]
+        """All architecture parameters: the alphas, and what a subclass has beside them."""
+        return list(self.alphas().values())
 
     def parameters(self, recurse: bool = True) -> Iterator[nn.Parameter]:
         """The weights: every parameter but the alphas (see the module)."""
@@ -123,10 +141,14 @@ class Supernet(nn.Module):
         loss: Tensor = self._criterion(self(x), target)
         return loss
 
+    def genotype_of(self, weights: Mapping[str, Tensor]) -> Genotype | str:
+        """The architecture that edge weights stand for (`Space.genotype`)."""
+        return self.space.genotype(weights)
+
     def genotype(self) -> Genotype | str:
-        """The architecture that the present edge weights stand for (`Space.genotype`)."""
+        """The architecture that the present edge weights stand for."""
         with torch.no_grad():
-            return self.space.genotype(self.edge_weights())
+            return self.genotype_of(self.edge_weights())
 
     def full_state_dict(self) -> dict[str, Any]:
         """Weights, alphas and decisions; saved, it loads with `weights_only=True`.
@@ -137,8 +159,7 @@ class Supernet(nn.Module):
             "space": self.space.name,
             "state_dict": self.state_dict(),
             "alphas": {
-                name: alpha.detach()
-                for name, alpha in zip(self.space.cell_types, self.arch_parameters(), strict=True)
+                name: parameter.detach() for name, parameter in self._architecture().items()
             },
             "projection": self.projection.state_dict(),
         }
@@ -157,7 +178,7 @@ class Supernet(nn.Module):
             raise ValueError(
                 f"{name}: state must belong to space {self.space.name!r}, got {state['space']!r}"
             )
-        alphas = dict(zip(self.space.cell_types, self.arch_parameters(), strict=True))
+        alphas = self._architecture()
         for cell_type, alpha in alphas.items():
             loaded = state["alphas"].get(cell_type)
             if loaded is None or loaded.shape != alpha.shape:
@@ -178,7 +199,7 @@ class Supernet(nn.Module):
         self, destination: OrderedDict[str, Any], prefix: str, keep_vars: bool
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
-        for name in self._alpha_names.values():
+        for name in self._architecture_names():
             destination.pop(prefix + name)
 
     def _load_from_state_dict(
@@ -195,7 +216,7 @@ class Supernet(nn.Module):
         super()._load_from_state_dict(
             state_dict, prefix, local_metadata, strict, missing, unexpected_keys, error_msgs
         )
-        alphas = {prefix + name for name in self._alpha_names.values()}
+        alphas = {prefix + name for name in self._architecture_names()}
         missing_keys.extend(key for key in missing if key not in alphas)
 
     def _copy_architecture_to(self, other: Supernet) -> None:

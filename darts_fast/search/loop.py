@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING, Any, cast
 import torch
 from torch import Tensor, nn
 
-from darts_fast.data import Batches
+from darts_fast.data import Batches, fixed_batches
+from darts_fast.distributed import World
 from darts_fast.nn import Supernet, frozen
 from darts_fast.search.joint import share_loss
 
@@ -102,6 +103,20 @@ class Loop:
         if self._valid is None:
             self._valid = self._trainer.batch(*next(self._valid_batches))
         return self._valid
+
+    @property
+    def world(self) -> World:
+        """The processes of the search."""
+        return self._trainer.world
+
+    def valid_pool(self) -> list[tuple[Tensor, Tensor]]:
+        """The whole validation half in fixed batches, not augmented, for the scores of a selection;
+        every process has all of it.
+        """
+        trainer = self._trainer
+        size = self.config.batch_size
+        pool = fixed_batches(trainer.valid, trainer.augmentation.plain, size)
+        return [(images.to(trainer.dtype), labels) for images, labels in pool]
 
     def draw_train(self) -> Batch:
         """One more random batch of the training half, from a stream of its own."""

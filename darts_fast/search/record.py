@@ -36,14 +36,13 @@ class EpochEvent:
 
     def trained(self) -> None:
         """The steps are done. An epoch resumed in its middle counts the rest of them."""
-        net = self._trainer.net
-        pairs = zip(net.space.cell_types, net.arch_parameters(), strict=True)
+        alphas = self._trainer.net.alphas()
         self.fields.update(
             steps=self._steps,
             seconds=self._lap(),
             train_loss=self._trainer.loss,
             train_acc=self._trainer.accuracy,
-            alphas={name: alpha.detach().cpu().tolist() for name, alpha in pairs},
+            alphas={name: alpha.detach().cpu().tolist() for name, alpha in alphas.items()},
         )
 
     def validated(self, accuracy: float, loss: float) -> None:

@@ -25,7 +25,6 @@ from darts_fast.selection import (
     ProgressiveSelection,
     SelectionConfig,
     build_selection,
-    magnitude_genotype,
 )
 from darts_fast.spaces import Genotype, read_genotype, write_genotype
 
@@ -44,7 +43,7 @@ class SearchResult:
     Attributes:
         genotype: the selected architecture, a string for NAS-Bench-201.
         magnitude: the architecture of the largest weights of the same supernet, before any
-            projection.
+            projection but those of the search method itself.
         decisions: of the perturbation-based selection, in order.
         history: per search epoch a dict with ``epoch``, ``train_acc``, ``valid_acc`` (percent, None
             where not evaluated) and ``genotype`` (text).
@@ -139,7 +138,7 @@ class Search:
         self._start_alike()
         if self._magnitude is None:
             self._train_supernet()
-            self._magnitude = magnitude_genotype(self.net)
+            self._magnitude = self.net.genotype()
             if self._selection is not None:
                 self.trainer.start_tuning()
         if self._selection is None:
@@ -197,7 +196,7 @@ class Search:
             event.trained()
             reporter.expect(trainer.total_steps)
             reporter.log(f"train_acc {train_acc:f}")
-            text = genotype_text(magnitude_genotype(self.net))
+            text = genotype_text(self.net.genotype())
             reporter.log(f"genotype = {text}")
             valid_acc = None
             if self._evaluates(epoch):

@@ -15,16 +15,15 @@ __all__ = ["MagnitudeSelection", "magnitude_genotype", "magnitude_weights"]
 
 def magnitude_weights(net: Supernet) -> dict[str, torch.Tensor]:
     """``softmax(alpha)`` of every cell type, ``[edges, ops]``, whatever the projections say."""
-    names = net.space.cell_types
-    alphas = net.arch_parameters()
-    return {name: alpha.detach().softmax(dim=-1) for name, alpha in zip(names, alphas, strict=True)}
+    return {name: alpha.detach().softmax(dim=-1) for name, alpha in net.alphas().items()}
 
 
 def magnitude_genotype(net: Supernet) -> Genotype | str:
     """The genotype of the largest architecture weights; a projected network gives the same as
     before projection.
     """
-    return net.space.genotype(magnitude_weights(net))
+    with torch.no_grad():
+        return net.genotype_of(magnitude_weights(net))
 
 
 class MagnitudeSelection(ProgressiveSelection):

@@ -169,8 +169,10 @@ def _copy(parameters: Sequence[Tensor], values: Sequence[Tensor]) -> None:
 
 
 def _plain(net: Supernet) -> bool:
-    """Whether the edge weights are the projected softmax of one table per cell type."""
-    return type(net)._edge_weights is Supernet._edge_weights
+    """Whether the edge weights are the projected softmax of one table per cell type, and nothing
+    else is learned beside them."""
+    alone = len(net.arch_parameters()) == len(net.space.cell_types)
+    return alone and type(net)._edge_weights is Supernet._edge_weights
 
 
 def _tables(net: Supernet, samples: Sequence[Tensor]) -> dict[str, Tensor]:

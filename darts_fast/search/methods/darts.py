@@ -17,7 +17,12 @@ from torch import Tensor
 
 from darts_fast.search.loop import Loop
 from darts_fast.search.methods.base import Method
-from darts_fast.search.methods.numeric import Gradients, central_difference, restored
+from darts_fast.search.methods.numeric import (
+    FINITE_DIFFERENCE,
+    Gradients,
+    central_difference,
+    restored,
+)
 
 __all__ = [
     "Blank",
@@ -103,6 +108,7 @@ def unrolled_gradient(
     momentum: float = 0.0,
     weight_decay: float = 0.0,
     buffers: Sequence[Tensor | None] | None = None,
+    scale: float = FINITE_DIFFERENCE,
 ) -> tuple[float, list[Tensor]]:
     """The gradient by alpha of the validation loss after one virtual training step.
 
@@ -114,8 +120,12 @@ def unrolled_gradient(
     The weights are bitwise as they were afterwards. It costs one pass forward and backward for the
     virtual step, one for the validation gradient, and two for the difference.
 
+    The difference is that of a smooth loss. Where a ReLU or a maximum changes sides within the step
+    it is not, and its error is then as large as it happens to be; a smaller step meets fewer.
+
     Args:
         train, valid: losses and gradients at the present values of ``weights`` and ``alphas``.
+        scale: of the difference's step, published as 0.01.
 
     Returns:
         The validation loss after the virtual step, and a gradient per alpha.
@@ -129,5 +139,5 @@ def unrolled_gradient(
         torch._foreach_add_(targets, moves, alpha=-learning_rate)
         loss, found = valid([*alphas, *weights])
     direct, ahead = found[: len(alphas)], found[len(alphas) :]
-    implicit = central_difference(train, weights, ahead, alphas)
+    implicit = central_difference(train, weights, ahead, alphas, scale=scale)
     return loss, [a - learning_rate * b for a, b in zip(direct, implicit, strict=True)]

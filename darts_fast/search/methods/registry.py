@@ -13,11 +13,24 @@ from darts_fast.search.methods.balenas import BaLeNAS
 from darts_fast.search.methods.base import Method
 from darts_fast.search.methods.darts import Blank, Darts, DartsSecondOrder
 from darts_fast.search.methods.idarts import IDarts
+from darts_fast.search.methods.pc_darts import PCDarts
+from darts_fast.search.methods.sdarts import SDARTSADV, SDARTSRS
+from darts_fast.search.methods.sgas import SGAS
 
 __all__ = ["GROUP", "METHODS", "method_options", "option_names", "register"]
 
 GROUP = "darts_fast.methods"
-BUILT_IN: tuple[type[Method], ...] = (Darts, DartsSecondOrder, Blank, IDarts, BaLeNAS)
+BUILT_IN: tuple[type[Method], ...] = (
+    Darts,
+    DartsSecondOrder,
+    Blank,
+    PCDarts,
+    SDARTSRS,
+    SDARTSADV,
+    SGAS,
+    IDarts,
+    BaLeNAS,
+)
 
 
 class Methods(Mapping[str, type[Method]]):

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 import torch
 
 from darts_fast.nn import Supernet
+from darts_fast.search.methods.numeric import restored
 from darts_fast.search.methods.vadam import Vadam
 from darts_fast.spaces import Genotype
 
@@ -57,18 +58,15 @@ def best_drawn(
     if score is None:
         best = net.genotype()
         return Drawn(best, [best], [])
-    names = net.space.cell_types
-    draws = posterior.sample(samples)
+    alphas = net.arch_parameters()
     scores: dict[str, tuple[Architecture, float]] = {}
-    for rows in zip(*draws, strict=True):
-        with torch.no_grad():
-            weights = {
-                name: net.projection.apply(name, row.softmax(-1))
-                for name, row in zip(names, rows, strict=True)
-            }
-        architecture = net.space.genotype(weights)
-        if str(architecture) not in scores:
-            scores[str(architecture)] = (architecture, float(score(architecture)))
+    with restored(alphas):
+        for rows in zip(*posterior.sample(samples), strict=True):
+            with torch.no_grad():
+                torch._foreach_copy_(alphas, list(rows))
+            architecture = net.genotype()
+            if str(architecture) not in scores:
+                scores[str(architecture)] = (architecture, float(score(architecture)))
     found = list(scores.values())
     best = max(found, key=lambda pair: pair[1])[0]
     return Drawn(best, [one for one, _ in found], [value for _, value in found])

@@ -1,0 +1,221 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The supernet of PC-DARTS (Xu et al., ICLR 2020, arXiv 1907.05737) on the fused operations.
+
+Partial channels (section 3.2): of the channels of an edge the first 1/k go through the mixed
+operation, the others bypass it (at stride 2 by a 2x2 max pool); the two are joined and their
+channels shuffled. Edge normalisation (section 3.3): the edges into a node are weighted with a
+softmax of betas. Names of attributes and of the keys of a state_dict are those of the authors'
+code, which was not copied; that the first channels are the mixed ones, and the shuffle in k groups,
+is as noted of that code.
+
+Joining and shuffling are the same for all edges into a node, and linear, so that they are done once
+per node: its mixed operations of one stride are one native call with weights beta * alpha.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor, nn
+
+from darts_fast.nn.cell import Cell
+from darts_fast.nn.fused_cell import native_plan, run_cell, run_preprocess
+from darts_fast.nn.mixed_op import MixedOp, check_weights, weighted_sum
+from darts_fast.nn.network import Network
+from darts_fast.nn.operations import drop_path
+from darts_fast.nn.plan import CellPlan, has_hooks, plan_cell
+from darts_fast.nn.supernet import INITIAL_STD
+from darts_fast.spaces import Genotype
+
+__all__ = ["PartialCell", "PartialMixedOp", "PartialNetwork", "channel_shuffle"]
+
+
+def channel_shuffle(x: Tensor, groups: int) -> Tensor:
+    """x [N, C, H, W] with channels taken in turns from `groups` consecutive groups of equal size
+    (ShuffleNet, Zhang et al., CVPR 2018, section 3.1).
+    """
+    n, channels, height, width = x.shape
+    parts = x.reshape(n, groups, channels // groups, height, width)
+    return parts.transpose(1, 2).reshape(n, channels, height, width)
+
+
+class PartialMixedOp(MixedOp):
+    """One edge: a `MixedOp` of C // k channels beside the bypass `mp` of the others.
+
+    Raises ValueError unless k divides C.
+    """
+
+    def __init__(
+        self, C: int, stride: int, primitives: Sequence[str], *, zero: str = "multiply", k: int = 4
+    ) -> None:
+        if k < 1 or C % k:
+            raise ValueError(f"PartialMixedOp: k must divide the channels, got k={k} for {C}")
+        super().__init__(C // k, stride, primitives, zero=zero)
+        self.k = k
+        self.mp = nn.MaxPool2d(2, 2)
+
+    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
+        """x [N, C, H, W], weights [ops] -> [N, C, H/stride, W/stride]."""
+        own = x.shape[1] // self.k
+        mixed = super().forward(x[:, :own], weights)
+        return channel_shuffle(torch.cat([mixed, self.bypass(x[:, own:])], 1), self.k)
+
+    def bypass(self, x: Tensor) -> Tensor:
+        """The channels that are not mixed, at the size of the output."""
+        out: Tensor = x if self.stride == 1 else self.mp(x)
+        return out
+
+
+class PartialCell(Cell):
+    """A `Cell` of `PartialMixedOp`s, whose forward takes a weight per edge as well."""
+
+    def __init__(self, *arguments: Any, k: int = 4, **named: Any) -> None:
+        self._k = k
+        super().__init__(*arguments, **named)
+
+    def _edge(self, C: int, stride: int, primitives: Sequence[str]) -> MixedOp:
+        return PartialMixedOp(C, stride, primitives, zero=self.zero, k=self._k)
+
+    def forward(  # type: ignore[override]
+        self, s0: Tensor, s1: Tensor, weights: Tensor, weights2: Tensor, drop_prob: float = 0.0
+    ) -> Tensor:
+        """Two inputs, weights [edges, ops] and weights2 [edges] -> [N, multiplier * C, H', W'].
+
+        drop_prob > 0 applies drop-path to the output of every edge, in training only.
+        """
+        check_weights("PartialCell", weights, (len(self._ops), len(self.primitives[0])))
+        check_weights("PartialCell edges", weights2, (len(self._ops),))
+        states = [run_preprocess(self.preprocess0, s0), run_preprocess(self.preprocess1, s1)]
+        drop_prob = drop_prob if self.training else 0.0
+        first = 0
+        for count in range(2, self._steps + 2):
+            rows = slice(first, first + count)
+            states.append(self._sum(states, first, weights[rows], weights2[rows], drop_prob))
+            first += count
+        return torch.cat(states[-self._multiplier :], dim=1)
+
+    def _sum(
+        self, states: list[Tensor], first: int, weights: Tensor, weights2: Tensor, drop_prob: float
+    ) -> Tensor:
+        """The node whose edges come from all states so far and are numbered from `first`."""
+        edges = [cast(PartialMixedOp, self._ops[first + i]) for i in range(len(states))]
+        own = any(has_hooks(edge) or type(edge) is not PartialMixedOp for edge in edges)
+        if drop_prob > 0.0 or own:
+            outs = (
+                weights2[i] * drop_path(edge(x, weights[i]), drop_prob)
+                for i, (edge, x) in enumerate(zip(edges, states, strict=True))
+            )
+            return functools.reduce(torch.add, outs)
+        mixed_channels = states[0].shape[1] // self._k
+        both = weights2[:, None] * weights
+        parts = []
+        # Edges of one stride are one native call; those from the two inputs come first.
+        for some in (slice(0, 2), slice(2, None)) if self.reduction else (slice(None),):
+            if edges[some]:
+                mixed = [x[:, :mixed_channels] for x in states[some]]
+                parts.append(_mixed_sum(edges[some], mixed, both[some], self.zero))
+        rest = (
+            weight * edge.bypass(x[:, mixed_channels:])
+            for weight, edge, x in zip(weights2, edges, states, strict=True)
+        )
+        joined = [functools.reduce(torch.add, parts), functools.reduce(torch.add, rest)]
+        return channel_shuffle(torch.cat(joined, 1), self._k)
+
+
+def _mixed_sum(
+    edges: Sequence[PartialMixedOp], inputs: Sequence[Tensor], weights: Tensor, zero: str
+) -> Tensor:
+    """Sum over edges of one stride of their mixed operations, weights [edges, ops]."""
+
+    def plan() -> CellPlan | None:
+        ends = [(i, len(edges), list(edge._ops)) for i, edge in enumerate(edges)]
+        return plan_cell(ends, inputs=len(edges), nodes=1, multiplier=1)
+
+    # The plan is kept with the first edge, and looked at again when any of them has changed.
+    root = edges[0]._ops if len(edges) == 1 else _together(edges)
+    found = native_plan(edges[0], root, plan, inputs[0], weights)
+    if found is not None:
+        return run_cell(found, inputs, weights, zero)
+    ops = [op for edge in edges for op in edge._ops]
+    repeated = [x for edge, x in zip(edges, inputs, strict=True) for _ in edge._ops]
+    return weighted_sum(ops, repeated, weights.flatten(), zero, edges[0].stride)
+
+
+def _together(edges: Sequence[PartialMixedOp]) -> nn.ModuleList:
+    """One module, the same for the same edges, that holds them and belongs to no network."""
+    kept = edges[0].__dict__.get("_with")
+    if kept is None or list(kept) != list(edges):
+        kept = nn.ModuleList(edges)
+        edges[0].__dict__["_with"] = kept
+    return cast(nn.ModuleList, kept)
+
+
+class PartialNetwork(Network):
+    """`Network` of `PartialCell`s with the edge parameters `betas_normal` and `betas_reduce`.
+
+    Args: as `Network`; k, the share 1/k of mixed channels, which must divide C. The weights that
+    forward takes are those of the operations; the edges have their own (`edge_importance`).
+    """
+
+    def __init__(
+        self, C: int, num_classes: int, layers: int, *arguments: Any, k: int = 4, **named: Any
+    ) -> None:
+        self._k = k
+        super().__init__(C, num_classes, layers, *arguments, **named)
+        self._beta_names = {"normal": "betas_normal", "reduce": "betas_reduce"}
+        for name in self._beta_names.values():
+            values = INITIAL_STD * torch.randn(self.space.num_edges)
+            self.register_parameter(name, nn.Parameter(values))
+
+    def _cell(self, *arguments: Any, **named: Any) -> Cell:
+        return PartialCell(*arguments, k=self._k, **named)
+
+    def _fresh(self, *arguments: Any, **named: Any) -> Network:
+        return PartialNetwork(*arguments, k=self._k, **named)
+
+    def betas(self) -> dict[str, nn.Parameter]:
+        """The edge parameters, [edges], of each cell type."""
+        return {name: getattr(self, attribute) for name, attribute in self._beta_names.items()}
+
+    def arch_parameters(self) -> list[nn.Parameter]:
+        """Alphas [edges, ops], then betas [edges], each normal and reduce."""
+        return [*super().arch_parameters(), *self.betas().values()]
+
+    def edge_importance(self) -> dict[str, Tensor]:
+        """For each cell type the softmax of the betas over the edges into each node, [edges]; 0 for
+        edges that their node dropped.
+        """
+        found = {}
+        for name, beta in self.betas().items():
+            sizes = [len(edges) for edges in self.space.node_edges.values()]
+            shares = torch.cat([part.softmax(0) for part in beta.split(sizes)])
+            ones = torch.ones(self.space.num_edges, self.space.num_ops, device=beta.device)
+            kept = self.projection.apply(name, ones).amax(1) > 0
+            found[name] = torch.where(kept, shares, 0.0)
+        return found
+
+    def genotype_of(self, weights: Mapping[str, Tensor]) -> Genotype:
+        """The architecture of edge weights, each times its edge's importance."""
+        importance = self.edge_importance()
+        return super().genotype_of(
+            {name: table * importance[name][:, None] for name, table in weights.items()}
+        )
+
+    def _features(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
+        importance = self.edge_importance()
+        s0: Tensor = self.stem(x)
+        s1 = s0
+        for cell in self.cells:
+            name = "reduce" if cell.reduction else "normal"
+            s0, s1 = s1, cell(s0, s1, weights[name], importance[name], self.drop_path_prob)
+        return s1
+
+    def _architecture(self) -> dict[str, nn.Parameter]:
+        betas = {f"{name} edges": beta for name, beta in self.betas().items()}
+        return {**super()._architecture(), **betas}
+
+    def _architecture_names(self) -> list[str]:
+        return [*super()._architecture_names(), *self._beta_names.values()]
