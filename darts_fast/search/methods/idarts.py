@@ -117,10 +117,9 @@ class IDarts(Method):
 
     def update(self, loop: Loop, gradients: list[Tensor]) -> None:
         super().update(loop, gradients)
-        if self._noise:
-            with torch.no_grad():
-                torch._foreach_add_(loop.weights, self._noise)
-            self._noise = []
+        with torch.no_grad():
+            for weight, noise in zip(loop.weights, self._noise, strict=False):
+                weight.add_(noise)
 
     def end_epoch(self, loop: Loop) -> None:
         if self._cut:

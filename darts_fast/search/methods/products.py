@@ -17,7 +17,8 @@ from darts_fast.search.methods.numeric import Gradients, central_difference
 
 __all__ = ["InnerDerivatives", "dot", "drawing"]
 
-_P, _R = ParamSpec("_P"), TypeVar("_R")
+_P = ParamSpec("_P")
+_R = TypeVar("_R")
 
 
 def dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
+from torch import Tensor
 
 from darts_fast.nn import Supernet
 from darts_fast.search.methods.numeric import restored
@@ -58,7 +59,7 @@ def best_drawn(
     if score is None:
         best = net.genotype()
         return Drawn(best, [best], [])
-    alphas = net.arch_parameters()
+    alphas: list[Tensor] = [*net.arch_parameters()]
     scores: dict[str, tuple[Architecture, float]] = {}
     with restored(alphas):
         for rows in zip(*posterior.sample(samples), strict=True):
