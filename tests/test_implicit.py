@@ -289,6 +289,16 @@ def test_a_series_that_diverges_can_be_cut() -> None:
     assert torch.equal(found.gradients[0], shorter.gradients[0])
 
 
+def test_a_series_that_diverges_can_be_kept_and_is_told() -> None:
+    problem = Quadratic()
+    found = problem.implicit(rate=1.2, terms=6, diverging="keep", mixed="exact")
+    assert found.diverged
+    sums = sum((1 - 1.2 * problem.eigenvalues) ** k for k in range(7))
+    v0 = problem.w.detach() - problem.c
+    expected = 1.2 * problem.B.T @ problem.Q @ (sums * (problem.Q.T @ v0))
+    torch.testing.assert_close(found.gradients[0], expected)
+
+
 def test_negative_curvature_is_detected() -> None:
     problem = Quadratic(torch.linspace(-0.5, 4.0, SIZE, dtype=torch.float64))
     for solver in ("neumann", "conjugate_gradient"):
@@ -308,7 +318,7 @@ def test_negative_curvature_is_detected() -> None:
         ({"solver": "inverse"}, "solver must be one of neumann, conjugate_gradient, got 'inverse'"),
         ({"products": "none"}, "products must be one of exact, difference, got 'none'"),
         ({"mixed": "none"}, "mixed must be one of exact, difference, got 'none'"),
-        ({"diverging": "ignore"}, "diverging must be one of raise, truncate, got 'ignore'"),
+        ({"diverging": "ignore"}, "diverging must be one of raise, truncate, keep, got 'ignore'"),
         ({"damping": -0.1}, "damping must be finite and >= 0, got -0.1"),
         ({"radius": 0.0}, "radius must be finite and positive, got 0.0"),
     ],

@@ -146,7 +146,7 @@ class BaLeNAS(Method):
             return loop.gradients(loop.valid, alphas)
         if self.options.hypergradient == "implicit":
             damping = self.config.weight_decay
-            found = implicit_step(loop, ImplicitConfig(damping=damping, diverging="truncate"))
+            found = implicit_step(loop, ImplicitConfig(damping=damping, diverging="keep"))
             return found.loss, found.gradients
         weights = loop.weights
 

@@ -57,8 +57,8 @@ class IDartsOptions:
     )
     radius: float = field(default=0.01, metadata={"help": "Of central differences in the weights."})
     diverging: str = field(
-        default="truncate",
-        metadata={"help": "What a growing series is.", "choices": CHOICES["diverging"]},
+        default="keep",
+        metadata={"help": "What becomes of a series that grows.", "choices": CHOICES["diverging"]},
     )
     reference_noise: bool = field(
         default=False, metadata={"help": "Leave the weights moved as the released code does."}
@@ -92,7 +92,8 @@ class IDarts(Method):
 
     One fresh training batch serves the Hessian and the mixed term, and eta is the learning rate of
     the weights. Their weight decay is a part of the Hessian. An epoch is one of weight steps, so it
-    has a T-th of DARTS's architecture steps.
+    has a T-th of DARTS's architecture steps. The Hessian of a network in training is seldom
+    positive: the log says how many series of an epoch grew.
     """
 
     name = "idarts"
@@ -101,7 +102,7 @@ class IDarts(Method):
     def __init__(self, *arguments: Any) -> None:
         super().__init__(*arguments)
         self._since = 0  # weight steps since the last architecture step
-        self._steps = self._cut = 0  # of this epoch: architecture steps, series that grew
+        self._steps = self._grown = 0  # of this epoch: architecture steps, and series that grew
         self._noise: list[Tensor] = []
 
     def gradient(self, loop: Loop) -> tuple[float, list[Tensor]] | None:
@@ -111,7 +112,7 @@ class IDarts(Method):
         self._since = 1  # the weight step that follows
         found = implicit_step(loop, self.options.implicit(self.config.weight_decay))
         self._steps += 1
-        self._cut += found.diverged
+        self._grown += found.diverged
         self._noise = found.noise if self.options.reference_noise else []
         return found.loss, found.gradients
 
@@ -122,15 +123,15 @@ class IDarts(Method):
                 weight.add_(noise)
 
     def end_epoch(self, loop: Loop) -> None:
-        if self._cut:
-            loop.log(f"idarts: {self._cut} of {self._steps} series grew and were cut")
-        self._steps = self._cut = 0
+        if self._grown:
+            loop.log(f"idarts: {self._grown} of {self._steps} series grew")
+        self._steps = self._grown = 0
 
     def state_dict(self) -> dict[str, Any]:
-        return {"since": self._since, "steps": self._steps, "cut": self._cut}
+        return {"since": self._since, "steps": self._steps, "grown": self._grown}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._since, self._steps, self._cut = state["since"], state["steps"], state["cut"]
+        self._since, self._steps, self._grown = state["since"], state["steps"], state["grown"]
 
 
 def implicit_step(loop: Loop, config: ImplicitConfig) -> Hypergradient:

@@ -31,7 +31,7 @@ CHOICES = {
     "solver": ("neumann", "conjugate_gradient"),
     "products": ("exact", "difference"),
     "mixed": ("exact", "difference"),
-    "diverging": ("raise", "truncate"),
+    "diverging": ("raise", "truncate", "keep"),
 }
 
 
@@ -53,7 +53,9 @@ class ImplicitConfig:
             (central differences of gradients).
         mixed: the mixed term, likewise.
         radius: R |v_0|; of the other differences the distance that the weights are moved.
-        diverging: ``"raise"``, or ``"truncate"``: what was summed before the growing term stands.
+        diverging: ``"raise"``; ``"truncate"``: what was summed before the growing term stands; or
+            ``"keep"``: all K + 1 terms are summed, as the released code does. Conjugate gradients
+            stop at negative curvature under both.
 
     Raises:
         ValueError: a value out of its range; the message names it.
@@ -92,7 +94,7 @@ class Hypergradient:
         gradients: ``dL_val/da``, one per architecture tensor.
         loss: the validation loss.
         norms: of the terms of the series that were summed, or of the residuals.
-        diverged: whether the series was cut short because it grew.
+        diverged: whether the series grew, or curvature was negative.
         noise: ``-R (g - v_0)``, by which the released code leaves the weights moved, since it goes
             back by ``R v_0`` after its differences: a step of descent on the validation loss.
     """
@@ -185,7 +187,7 @@ def _neumann(
     curvature above 2 / eta along a term proves the latter.
     """
     total, norms = first, [global_norm(first)]
-    term = first
+    term, diverged = first, False
     slack = 1 + 8 * torch.finfo(first[0].dtype).eps
     for _ in range(config.terms):
         image = product(term)
@@ -199,12 +201,14 @@ def _neumann(
                     f"eigenvalue < 2), got norms {norms[-1]:.3g} and {length:.3g} where eta * "
                     f"curvature = {steepness:.3g}; a smaller rate or more damping may help"
                 )
-            return _Solved(total, rate, norms, diverged=True)
+            diverged = True
+            if config.diverging == "truncate":
+                break
         norms.append(length)
         if length == 0:
             break
         total = [t + v for t, v in zip(total, term, strict=True)]
-    return _Solved(total, rate, norms, diverged=False)
+    return _Solved(total, rate, norms, diverged)
 
 
 def _conjugate_gradient(
