@@ -24,7 +24,7 @@ SMOKE_BATCH = 2
 # eager step takes 9 GB in a process of its own.
 FILES = (
     *("memory", "supernet", "alpha_step", "projected", "nasbench201", "threads", "capability"),
-    *("removals", "selection", "search_epoch", "edge", "conv_blocks", "node_sum"),
+    *("removals", "selection", "search_epoch", "methods", "edge", "conv_blocks", "node_sum"),
 )
 
 
