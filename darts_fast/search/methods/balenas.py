@@ -91,7 +91,8 @@ class BaLeNAS(Method):
 
     def gradient(self, loop: Loop) -> tuple[float, list[Tensor]] | None:
         samples = self.posterior.sample(self.options.samples)
-        if self.options.hypergradient == "first" and loop.alone and _plain(self.net):
+        first, several = self.options.hypergradient == "first", self.options.samples > 1
+        if first and several and loop.alone and _plain(self.net):
             losses, self._found = self._grouped(loop, samples)
         else:
             losses, self._found = self._one_by_one(loop, samples)

@@ -88,7 +88,7 @@ class IDartsOptions:
 
 
 class IDarts(Method):
-    """One architecture step by the implicit hypergradient after every T weight steps.
+    """One architecture step by the implicit hypergradient before every T-th weight step.
 
     One fresh training batch serves the Hessian and the mixed term, and eta is the learning rate of
     the weights. Their weight decay is a part of the Hessian. An epoch is one of weight steps, so it
@@ -106,10 +106,10 @@ class IDarts(Method):
         self._noise: list[Tensor] = []
 
     def gradient(self, loop: Loop) -> tuple[float, list[Tensor]] | None:
+        self._since += 1  # with the weight step that follows
         if self._since < self.options.inner_steps:
-            self._since += 1
             return None
-        self._since = 1  # the weight step that follows
+        self._since = 0
         found = implicit_step(loop, self.options.implicit(self.config.weight_decay))
         self._steps += 1
         self._grown += found.diverged
