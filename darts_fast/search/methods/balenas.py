@@ -121,7 +121,10 @@ class BaLeNAS(Method):
             losses = torch.stack([functional.cross_entropy(rows, labels) for rows in logits])
             found = [torch.zeros_like(sample) for sample in samples]
             if losses.requires_grad:  # not every edge is decided
-                found = list(torch.autograd.grad(losses.sum(), samples))
+                total = losses.sum()
+                found = list(
+                    torch.autograd.grad(total, samples, allow_unused=True, materialize_grads=True)
+                )
         return float(losses.detach().mean()), found
 
     def _one_by_one(self, loop: Loop, samples: list[Tensor]) -> tuple[float, list[Tensor]]:
