@@ -6,16 +6,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
 from importlib.metadata import EntryPoint
+from pathlib import Path
 from typing import Any
 
 import click
 import pytest
 import torch
 from torch import Tensor, nn
+from worlds import in_world
 
 from darts_fast import frozen_statistics
 from darts_fast.cli.method_flags import method_flags
 from darts_fast.data import Dataset, load_data
+from darts_fast.distributed import ALONE, World
 from darts_fast.nn import build_supernet
 from darts_fast.search import (
     METHODS,
@@ -133,6 +136,39 @@ def test_a_method_searches_both_kinds_of_spaces(digits: Dataset, method: str) ->
     net = config.build_supernet("nasbench201", channels=4, num_classes=10, layers=1)
     result = Search(net, digits, config, select="magnitude").run()
     assert genotype_text(result.genotype).startswith("|")
+
+
+def _searched(world: World) -> dict[str, dict[str, Tensor]]:
+    """What methods make of a network in an epoch whose batches two processes share."""
+    found = {}
+    for method in ("darts-2nd", "sdarts-rs", "sdarts-adv", "sgas", "pc-darts"):
+        seed_everything(0)
+        options = {**OPTIONS.get(method, {}), **({"begin": 0} if method == "pc-darts" else {})}
+        config = SearchConfig(
+            method, options, epochs=1, batch_size=7, sampling="epoch", arch_learning_rate=0.1
+        )
+        net = config.build_supernet("s2", channels=4, num_classes=10, layers=3).double()
+        # Batch norms would see the shares of a batch, not the batch.
+        net.train = lambda mode=True, net=net: nn.Module.train(net, False)  # type: ignore[method-assign,misc]
+        Trainer(net, load_data("digits", limit=30), config, world=world).run_epoch(
+            Reporter(), lambda: None
+        )
+        found[method] = values(net)
+    return found
+
+
+@pytest.mark.slow
+def test_methods_take_the_same_steps_in_several_processes(tmp_path: Path) -> None:
+    """And those of one process, where they draw no noise, whose draws depend on the number."""
+    alone = _searched(ALONE)
+    first, second = in_world(tmp_path, _searched)
+    for method, state in alone.items():
+        assert_same(first[method], second[method])
+        if not method.startswith("sdarts"):
+            for name, value in state.items():
+                torch.testing.assert_close(
+                    first[method][name], value, rtol=1e-6, atol=1e-9, msg=f"{method} {name}"
+                )
 
 
 @pytest.mark.slow

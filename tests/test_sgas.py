@@ -13,6 +13,7 @@ from darts_fast.data import load_data
 from darts_fast.nn import Supernet, build_supernet
 from darts_fast.search import Reporter, Search, SearchConfig, Trainer
 from darts_fast.search.methods.sgas_scores import Scores, normalised
+from darts_fast.selection import PerturbationConfig
 
 ALPHA = torch.tensor([[2.0, 1, 0, 0], [0, 3, 0, 0], [0, 1, 1, 1], [1, 0, 0, 2]])
 NAMES = [["none", "a", "b", "c"]] * 4
@@ -196,6 +197,30 @@ def test_perturbation_chooses_the_operation_whose_removal_costs_most() -> None:
     trainer.run_epoch(Reporter(), lambda: None)
     (edge,) = set(range(14)) - set(net.projection.undecided_edges("normal"))
     assert net.projection.decided_op("normal", edge) == expected["normal"][edge]
+
+
+@pytest.mark.parametrize("epochs", [2, 8])
+def test_a_selection_decides_what_the_search_left_open(epochs: int) -> None:
+    """After eight decisions nothing: no tuning either."""
+    config = SearchConfig(
+        "sgas", {"warmup_dec_epoch": 0, "decision_freq": 1}, epochs=epochs, batch_size=24
+    )
+    net = config.build_supernet("s2", channels=4, num_classes=10, layers=3)
+    selection = PerturbationConfig(proj_intv=0)
+    data = load_data("digits", limit=48)
+    search = Search(net, data, config, select="perturbation", selection=selection, proj_images=6)
+    result = search.run()
+    for name in ("normal", "reduce"):
+        assert net.projection.undecided_edges(name) == []
+        assert net.projection.undecided_nodes(name) == []
+    if epochs == 8:
+        assert result.decisions == []
+        assert result.genotype == result.magnitude
+        assert search.trainer.step == search.trainer.epoch == 0
+    else:
+        kinds = [(made.kind, made.cell_type) for made in result.decisions]
+        assert kinds.count(("op", "normal")) <= 12
+        assert ("edge", "normal") in kinds
 
 
 def test_options_and_supernet_are_checked() -> None:

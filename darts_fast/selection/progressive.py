@@ -131,7 +131,12 @@ class ProgressiveSelection(ABC):
         return self.schedule.epochs - (not self.tunes_last)
 
     def run(self) -> list[Decision]:
-        """Decide what is undecided, following the schedule; returns all decisions in order."""
+        """Decide what is undecided, following the schedule; returns all decisions in order.
+
+        Where a search method has decided everything before, there is nothing to do or to tune.
+        """
+        if not self.decisions and not any(map(self._open, self.net.space.cell_types)):
+            self.epoch = self.schedule.epochs
         while not self.finished:
             steps = [
                 (kind, cell_type)
@@ -167,11 +172,18 @@ class ProgressiveSelection(ABC):
         self._generator.set_state(state["generator"])
         self.decisions = [Decision(**decision) for decision in state["decisions"]]
 
+    def _open(self, cell_type: str) -> list[int]:
+        projection = self.net.projection
+        return projection.undecided_edges(cell_type) + projection.undecided_nodes(cell_type)
+
     def _draw(self, places: Sequence[int]) -> int:
         return places[int(torch.randint(len(places), (), generator=self._generator))]
 
     def _project_op(self, cell_type: str) -> None:
-        edge = self._draw(self.net.projection.undecided_edges(cell_type))
+        edges = self.net.projection.undecided_edges(cell_type)
+        if not edges:  # the search method has decided some
+            return
+        edge = self._draw(edges)
         self.log("project op")
         self.log(f"selected edge: {edge} {cell_type}")
         if len(self.net.space.primitives[cell_type][edge]) > 1:
@@ -183,7 +195,10 @@ class ProgressiveSelection(ABC):
         self.log(f"best opid: {decision.chosen[0]}")
 
     def _project_edge(self, cell_type: str) -> None:
-        node = self._draw(self.net.projection.undecided_nodes(cell_type))
+        nodes = self.net.projection.undecided_nodes(cell_type)
+        if not nodes:
+            return
+        node = self._draw(nodes)
         self.log("project edge")
         self.log(f"selected node: {node} {cell_type}")
         decision = self.decide_edges(cell_type, node)
