@@ -38,7 +38,7 @@ NAMES = sorted(METHODS)
 # What lets three epochs show everything a method does.
 OPTIONS: dict[str, dict[str, Any]] = {
     "pc-darts": {"begin": 1},
-    "idarts": {"inner_steps": 1},
+    "idarts": {"inner_steps": 1, "products": "difference"},
     "balenas": {"samples": 2},
     "sgas": {"warmup_dec_epoch": 0, "decision_freq": 1, "batch_increase": 2, "use_history": True},
 }
