@@ -24,7 +24,10 @@ from darts_fast.search import METHODS, SearchConfig, Trainer
 from darts_fast.search.loop import Loop
 
 # So that the first epoch has what the method is about.
-OPTIONS: dict[str, dict[str, Any]] = {"pc-darts": {"begin": 0}}
+OPTIONS: dict[str, dict[str, Any]] = {
+    "pc-darts": {"begin": 0},
+    "idarts": {"inner_steps": 1, "products": "difference"},
+}
 FORWARD = 1 / 3
 
 

@@ -21,6 +21,7 @@ from typing import Any
 
 import pytest
 from conftest import Run as Call
+from index_table import write_index_table
 from test_report_page import finished, write_run
 
 from darts_fast.cli import main
@@ -28,6 +29,7 @@ from darts_fast.cli.grid import GridRun, run_grid
 from darts_fast.report.comparison import comparison_figure, groups_of, runs_csv, summary_csv
 from darts_fast.report.run import Run
 from darts_fast.runs import RunDirectory
+from darts_fast.spaces import index_from_arch
 
 # The package has the command under the name of its module.
 COMMAND = importlib.import_module("darts_fast.cli.compare")
@@ -176,6 +178,23 @@ def test_compare_from_end_to_end(darts_fast: Call, monkeypatch: pytest.MonkeyPat
     assert out.count(": done") == 2
     with open("grid/summary.csv", newline="") as file:
         assert [row["runs"] for row in csv.DictReader(file)] == ["3"] * 2
+
+
+def test_what_is_found_is_looked_up_in_a_table(
+    darts_fast: Call, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    table = write_index_table(tmp_path / "table.npz")
+    monkeypatch.setattr(COMMAND, "run_grid", in_process)
+    arguments = ("compare", "--methods", "blank", "--selections", "magnitude,strength")
+    arguments = (*arguments, "--seeds", "0", "--table", str(table))
+    status, out, err = darts_fast(*arguments, "--out", "grid", *TINY)
+    assert (status, err) == (0, "")
+    assert "table, %" in out
+    with open("grid/runs.csv", newline="") as file:
+        for row in csv.DictReader(file):
+            index = index_from_arch(row["genotype"])
+            assert float(row["table_accuracy"]) == pytest.approx(index / 100)
+            assert 0 < float(row["search_seconds"]) <= float(row["seconds"])
 
 
 @pytest.mark.parametrize(

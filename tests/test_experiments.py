@@ -11,13 +11,12 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
+from index_table import write_index_table
 
-from darts_fast.spaces import NASBENCH201_PRIMITIVES, arch_from_index, ops_from_arch
+from darts_fast.spaces import arch_from_index
 
 ROOT = Path(__file__).parents[1]
-EDGES = [(0, 1), (0, 2), (1, 2), (0, 3), (1, 3), (2, 3)]
 
 # Paths of the real data: what `load_data` takes, and NAS-Bench-201's results as an .npz file.
 CIFAR10, NASBENCH201 = (os.environ.get(f"DARTS_FAST_{n}") for n in ("CIFAR10", "NASBENCH201"))
@@ -33,17 +32,7 @@ def run(script: str, *arguments: object) -> str:
 @pytest.fixture(scope="module")
 def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A table whose accuracy on CIFAR-10 is the architecture's index / 100."""
-    path = tmp_path_factory.mktemp("table") / "table.npz"
-    every = range(15_625)
-    ops = [
-        [NASBENCH201_PRIMITIVES.index(op) for op in ops_from_arch(arch_from_index(index))]
-        for index in every
-    ]
-    columns = {f"{name}_test_200": np.array(every) / 100 for name in ("c10", "c100", "in16")}
-    np.savez(
-        path, ops=np.array(ops), op_names=np.array(NASBENCH201_PRIMITIVES), edges=EDGES, **columns
-    )
-    return path
+    return write_index_table(tmp_path_factory.mktemp("table") / "table.npz")
 
 
 def test_nasbench201_runs_and_goes_on(tmp_path: Path, results: Path) -> None:
@@ -69,6 +58,29 @@ def test_nasbench201_runs_and_goes_on(tmp_path: Path, results: Path) -> None:
     with pytest.raises(subprocess.CalledProcessError) as caught:
         run("nasbench201.py", *other)
     assert "holds another experiment" in caught.value.stderr
+
+
+def test_methods_runs_and_goes_on(tmp_path: Path, results: Path) -> None:
+    file = tmp_path / "methods.json"
+    small: list[Any] = ["--data", "digits16", "--table", results, "--json", file]
+    small += ["--out", tmp_path / "grid", "--methods", "blank", "balenas", "--limit", 64]
+    small += ["--selections", "magnitude", "strength", "--seeds", 0, "--epochs", 1]
+    small += ["--cells", 1, "--channels", 4, "--images", 32, "--batch_size", 16]
+    first = run("methods.py", *small)
+    rows = json.loads(file.read_text())["rows"]
+    assert [(row["method"], row["selection"]) for row in rows] == [
+        *[("blank", "magnitude"), ("blank", "strength")],
+        *[("balenas", "magnitude"), ("balenas", "strength")],
+    ]
+    for row in rows:
+        index = round(row["accuracy"]["cifar10"] * 100)
+        assert arch_from_index(index) == row["architecture"]
+        assert row["skip_connections"] == row["architecture"].count("skip_connect")
+        assert row["seconds"]["search"] > 0
+        line = f"| {row['method']} | {row['selection']} | {row['accuracy']['cifar10']:.2f} | "
+        assert line in first
+    assert "4 of 4 runs have finished before" in run("methods.py", *small)
+    assert json.loads(file.read_text())["rows"] == rows
 
 
 def test_race_and_race_speed_run(tmp_path: Path) -> None:

@@ -32,12 +32,13 @@ from darts_fast.report.theme import save_figure
 from darts_fast.runs import RunDirectory
 from darts_fast.search import METHODS
 from darts_fast.selection import SELECTIONS
+from darts_fast.spaces import load_accuracy_table
 
 __all__ = ["compare"]
 
 GRID = "compare.json"
 LINE = 120  # of the table in a file or a pipe
-SHOWN = ("test_accuracy", "skip_connections", "parameters", "seconds")
+SHOWN = ("test_accuracy", "table_accuracy", "skip_connections", "parameters", "search_seconds")
 _OF_THE_GRID = ("method", "select", "seed", "save", "overwrite", "resume")
 
 
@@ -77,6 +78,11 @@ def _listed(choices: Sequence[str] | None) -> click.ParamType:
 @click.option("--seeds", type=_listed(None), default="0,1,2", metavar="0,1,...")
 @click.option("--jobs", type=click.IntRange(min=1), default=1, help="Processes at a time.")
 @click.option("--out", default="runs/compare", metavar="DIR", help="For runs, table and plot.")
+@click.option(
+    "--table",
+    type=click.Path(exists=True, dir_okay=False),
+    help="Results of NAS-Bench-201 (see darts_fast.spaces.NpzTable) to look up what is found.",
+)
 @debug_option
 @click.argument("search_options", nargs=-1, type=click.UNPROCESSED)
 def compare(
@@ -85,6 +91,7 @@ def compare(
     seeds: tuple[str, ...],
     jobs: int,
     out: str,
+    table: str | None,
     search_options: tuple[str, ...],
 ) -> int:
     """Search with every method, selection and seed, and compare.
@@ -94,6 +101,7 @@ def compare(
     more methods, selections or seeds may be named.
     """
     threads = _checked(search_options)
+    accuracies = None if table is None else load_accuracy_table(table)
     directory = RunDirectory(out)
     directory.path.mkdir(parents=True, exist_ok=True)
     _same_grid(directory, search_options)
@@ -125,7 +133,8 @@ def compare(
             signum,
         )
     if done:
-        _write(groups_of([Run.read(run.path) for run in done]), directory.path, console)
+        found = [Run.read(run.path) for run in done]
+        _write(groups_of(found, accuracies), directory.path, console)
     for run in failed:
         say(f"{run.name} failed: see {run.output}")
     return 1 if failed else 0

@@ -23,7 +23,7 @@ from darts_fast.report.theme import (
     themed,
 )
 from darts_fast.search import genotype_text
-from darts_fast.spaces import skip_connections
+from darts_fast.spaces import AccuracyTable, skip_connections
 
 __all__ = ["METRICS", "Group", "comparison_figure", "groups_of", "runs_csv", "summary_csv"]
 
@@ -31,17 +31,25 @@ __all__ = ["METRICS", "Group", "comparison_figure", "groups_of", "runs_csv", "su
 METRICS: dict[str, tuple[str, int]] = {
     "test_accuracy": ("test accuracy, %", 2),
     "best_test_accuracy": ("best epoch, %", 2),
+    "table_accuracy": ("table, %", 2),
     "supernet_accuracy": ("supernet, %", 2),
     "skip_connections": ("skips", 1),
     "parameters": ("parameters", 0),
+    "search_seconds": ("search, s", 0),
     "seconds": ("seconds", 0),
 }
 _OF = ("method", "selection")
 
 
-def metrics_of(run: Run) -> dict[str, float]:
-    """What is known of a finished run, by column."""
+def metrics_of(run: Run, table: AccuracyTable | None = None) -> dict[str, float]:
+    """What is known of a finished run, by column.
+
+    Args: table, of test accuracies on CIFAR-10, for runs on NAS-Bench-201.
+    """
     found: dict[str, float] = {"seconds": sum(run.seconds.values())}
+    phases = [run.seconds[name] for name in ("search", "select") if name in run.seconds]
+    if phases:
+        found["search_seconds"] = sum(phases)
     row = run.networks.get(run.label, {})
     for name in ("test_accuracy", "best_test_accuracy", "parameters"):
         if name in row:
@@ -52,6 +60,8 @@ def metrics_of(run: Run) -> dict[str, float]:
     genotype = run.genotypes.get(run.label)
     if genotype is not None:
         found["skip_connections"] = float(skip_connections(genotype))
+        if table is not None and isinstance(genotype, str):
+            found["table_accuracy"] = table.accuracy(genotype)
     return found
 
 
@@ -93,13 +103,16 @@ class Group:
         return f"{mean:,.{digits}f}{plus}"
 
 
-def groups_of(runs: Sequence[Run]) -> list[Group]:
-    """The runs by method and selection, in the order of their first."""
+def groups_of(runs: Sequence[Run], table: AccuracyTable | None = None) -> list[Group]:
+    """The runs by method and selection, in the order of their first.
+
+    Args: table, see `metrics_of`.
+    """
     found: dict[tuple[str, str], list[Run]] = {}
     for run in runs:
         found.setdefault((run.settings["method"], run.settings["select"]), []).append(run)
     return [
-        Group(method, selection, tuple(members), tuple(metrics_of(run) for run in members))
+        Group(method, selection, tuple(members), tuple(metrics_of(run, table) for run in members))
         for (method, selection), members in found.items()
     ]
 
@@ -136,11 +149,16 @@ def comparison_figure(groups: Sequence[Group]) -> Figure:
     """A dot for each run, mean and sample deviation beside them: accuracy, and skip connections.
 
     The accuracy is that of the networks trained from scratch, or where no run has trained one that
-    of the supernets.
+    of a table, or where there is none that of the supernets.
     """
-    trained = any(group.values("test_accuracy") for group in groups)
-    accuracy = "test_accuracy" if trained else "supernet_accuracy"
-    label = "test accuracy, %" if trained else "validation accuracy of the supernet, %"
+    labels = {
+        "test_accuracy": "test accuracy, %",
+        "table_accuracy": "test accuracy in the table, %",
+        "supernet_accuracy": "validation accuracy of the supernet, %",
+    }
+    known = (name for name in labels if any(group.values(name) for group in groups))
+    accuracy = next(known, "supernet_accuracy")
+    label = labels[accuracy]
     figure = new_figure(PAPER_WIDTH, 0.42 * len(groups) + 1.0)
     left, right = figure.subplots(1, 2, sharey=True, width_ratios=(3, 2))
     _dots(left, groups, accuracy)

@@ -58,6 +58,11 @@ class Loop:
         return self._trainer.config
 
     @property
+    def alone(self) -> bool:
+        """Whether one process does this search."""
+        return self._trainer.world.alone
+
+    @property
     def epoch(self) -> int:
         """Of the present phase, from 0."""
         return self._trainer.epoch
@@ -157,6 +162,10 @@ class Loop:
         loss = loss.detach()
         self._trainer.world.sum([loss, *found])
         return float(loss), list(found)
+
+    def join(self, tensors: list[Tensor]) -> None:
+        """Make the tensors their sums over all processes, in place."""
+        self._trainer.world.sum(tensors)
 
     def set_batch_size(self, size: int) -> None:
         """Of training and validation batches of the search, from the next epoch on.

@@ -24,7 +24,14 @@ from darts_fast.search.methods.numeric import (
     restored,
 )
 
-__all__ = ["Blank", "Darts", "DartsOptions", "DartsSecondOrder", "unrolled_gradient"]
+__all__ = [
+    "Blank",
+    "Darts",
+    "DartsOptions",
+    "DartsSecondOrder",
+    "unrolled_gradient",
+    "unrolled_step",
+]
 
 
 @dataclass(frozen=True)
@@ -46,17 +53,7 @@ class Darts(Method):
         alphas = self.net.arch_parameters()
         if not self.options.unrolled:
             return loop.gradients(loop.valid, alphas)
-        states = [loop.optimizer.state.get(weight, {}) for weight in loop.weights]
-        return unrolled_gradient(
-            lambda leaves: loop.gradients(loop.train, leaves),
-            lambda leaves: loop.gradients(loop.valid, leaves),
-            loop.weights,
-            alphas,
-            learning_rate=loop.learning_rate,
-            momentum=self.config.momentum,
-            weight_decay=self.config.weight_decay,
-            buffers=[state.get("momentum_buffer") for state in states],
-        )
+        return unrolled_step(loop, lambda leaves: loop.gradients(loop.train, leaves))
 
 
 class DartsSecondOrder(Darts):
@@ -80,6 +77,25 @@ class Blank(Method):
 
     def gradient(self, loop: Loop) -> None:
         return None
+
+
+def unrolled_step(loop: Loop, train: Gradients) -> tuple[float, list[Tensor]]:
+    """`unrolled_gradient` of a search, one step of its optimizer ahead.
+
+    Args:
+        train: the training loss of this step's batch and its gradients.
+    """
+    states = [loop.optimizer.state.get(weight, {}) for weight in loop.weights]
+    return unrolled_gradient(
+        train,
+        lambda leaves: loop.gradients(loop.valid, leaves),
+        loop.weights,
+        loop.net.arch_parameters(),
+        learning_rate=loop.learning_rate,
+        momentum=loop.config.momentum,
+        weight_decay=loop.config.weight_decay,
+        buffers=[state.get("momentum_buffer") for state in states],
+    )
 
 
 def unrolled_gradient(

@@ -9,8 +9,10 @@ from dataclasses import fields
 from importlib.metadata import entry_points
 from typing import Any
 
+from darts_fast.search.methods.balenas import BaLeNAS
 from darts_fast.search.methods.base import Method
 from darts_fast.search.methods.darts import Blank, Darts, DartsSecondOrder
+from darts_fast.search.methods.idarts import IDarts
 from darts_fast.search.methods.pc_darts import PCDarts
 from darts_fast.search.methods.sdarts import SDARTSADV, SDARTSRS
 from darts_fast.search.methods.sgas import SGAS
@@ -26,6 +28,8 @@ BUILT_IN: tuple[type[Method], ...] = (
     SDARTSRS,
     SDARTSADV,
     SGAS,
+    IDarts,
+    BaLeNAS,
 )
 
 

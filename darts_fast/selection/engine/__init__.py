@@ -11,14 +11,12 @@ from torch import Tensor
 from torch.nn import functional
 
 from darts_fast.nn import Network, Supernet
-from darts_fast.nn.fused_cell import runs_native
 from darts_fast.nn.operations import Noise
-from darts_fast.nn.plan import Watch, has_hooks
 from darts_fast.selection.engine.changes import gather
 from darts_fast.selection.engine.memory import parse_memory
 from darts_fast.selection.engine.restore import keyed_draws, untouched
 from darts_fast.selection.engine.together import Together
-from darts_fast.selection.engine.walk import Walk, can_walk
+from darts_fast.selection.engine.walk import KnownWalk, Walk
 
 __all__ = ["BN_MODES", "BatchScores", "MaskedEvaluation"]
 
@@ -99,8 +97,7 @@ class MaskedEvaluation:
         self.batches = 0
         own = {name: weights.detach() for name, weights in net.edge_weights().items()}
         self._tables = gather(own, tables)
-        self._watch: Watch | None = None
-        self._stages: Walk | None = None
+        self._known = KnownWalk(net)
         self._buffers = sum(buffer.nbytes for buffer in net.buffers())
         self._budget = None
         if max_memory is not None:
@@ -152,20 +149,11 @@ class MaskedEvaluation:
         net = self.net
         if (
             self.bn == "batch_updating"
-            or not runs_native(images, next(iter(self._tables.reference.values())))
-            or torch.is_autocast_enabled("cpu")  # a cell in parts would round nodes between them
             or (isinstance(net, Network) and net.drop_path_prob > 0 and self.bn != "running")
             or (self.seed is None and any(isinstance(op, Noise) for op in net.modules()))
-            or images.ndim != 4
-            or images.shape[1] != 3
-            or len(images) == 0
         ):
             return None
-        # Plans of all cells take longer to make than small batches to evaluate.
-        if self._watch is None or not self._watch.same():
-            self._watch = Watch(net)
-            self._stages = Walk(net) if can_walk(net) else None
-        return None if has_hooks(net) or not self._watch.untouched() else self._stages
+        return self._known.now(images, next(iter(self._tables.reference.values())))
 
     def _one_by_one(
         self, images: Tensor, labels: Tensor, indices: Sequence[int]

@@ -87,6 +87,8 @@ def run_terms(
 ) -> Tensor:
     """Nodes as sums of terms, for all groups in one call; nothing else in the network changes.
 
+    It can be differentiated, but for shared inputs.
+
     Args: terms, at least one; inputs [G * N, C, H, W], the first `shared` ones [N, C, H, W];
     weights [G, K] of all operations of the plan; skip, whether a term of weight 0 is left out;
     nodes, multiplier, stride and shared, see `functional.mixed_cell`. Returns the last `multiplier`
@@ -110,8 +112,11 @@ def run_terms(
     table = table[:, [term.weight for term in terms]]  # ONE is the last column
     active = table != 0 if skip else None
     given = norm_arguments(norms, table)
+    states = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
+    leaves = (table, *states, *convolutions, *given.gammas, *given.betas)
+    save = torch.is_grad_enabled() and any(value.requires_grad for value in leaves)
     output, *_ = _ops.call_mixed_cell(
-        [x.contiguous(memory_format=torch.channels_last) for x in inputs],
+        states,
         table,
         convolutions,
         given.gammas,
@@ -128,6 +133,6 @@ def run_terms(
         shared,
         active,
         PRECISION_FULL,
-        False,
+        save,
     )
     return output

@@ -6,10 +6,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TypeGuard, cast
 
+import torch
 from torch import Tensor, nn
 
 from darts_fast.nn import Cell, Network, Supernet, TinyNetwork
+from darts_fast.nn.fused_cell import runs_native
 from darts_fast.nn.nasbench201 import NAS201SearchCell, ResNetBasicblock
+from darts_fast.nn.plan import Watch, has_hooks
 from darts_fast.nn.supernet import is_base_forward
 from darts_fast.selection.engine.cells import (
     SearchCell,
@@ -78,6 +81,37 @@ class Walk:
             maps = net.lastact(maps)
         logits: Tensor = net.classifier(net.global_pooling(maps).flatten(1))
         return logits
+
+
+class KnownWalk:
+    """The `Walk` of a network, made again where its modules are others.
+
+    Plans of all cells take longer to make than small batches to evaluate.
+    """
+
+    def __init__(self, net: Supernet) -> None:
+        self._net = net
+        self._watch: Watch | None = None
+        self._walk: Walk | None = None
+
+    def now(self, images: Tensor, table: Tensor) -> Walk | None:
+        """None where only the network's own forward says what it computes for these images.
+
+        Args: table, edge weights as the cells will get them.
+        """
+        net = self._net
+        if (
+            not runs_native(images, table)
+            or torch.is_autocast_enabled("cpu")  # a cell in parts would round nodes between them
+            or images.ndim != 4
+            or images.shape[1] != 3
+            or len(images) == 0
+        ):
+            return None
+        if self._watch is None or not self._watch.same():
+            self._watch = Watch(net)
+            self._walk = Walk(net) if can_walk(net) else None
+        return None if has_hooks(net) or not self._watch.untouched() else self._walk
 
 
 def can_walk(net: nn.Module) -> TypeGuard[Network | TinyNetwork]:
