@@ -71,6 +71,10 @@ ORIGINALS: dict[str, tuple[Callable[[], nn.Module], dict[str, int], str]] = {
     ),
 }
 
+# Enough for the fast suite: one each with whole cells, partial channels, and other classes.
+QUICK = ("darts-pt-proj", "drnas-partial", "naslib", "nasbench201")
+LONG = [pytest.param(name, marks=() if name in QUICK else pytest.mark.slow) for name in ORIGINALS]
+
 
 def build(name: str) -> nn.Module:
     torch.manual_seed(0)
@@ -137,7 +141,7 @@ def test_outputs_gradients_and_statistics(
     assert calls == [*fused.values()]
 
 
-@pytest.mark.parametrize("name", ORIGINALS)
+@pytest.mark.parametrize("name", LONG)
 def test_twenty_steps_of_optimizers_that_were_built_before(name: str) -> None:
     nets = [build(name), build(name)]
     optimizers = [
@@ -164,7 +168,7 @@ def test_twenty_steps_of_optimizers_that_were_built_before(name: str) -> None:
         torch.testing.assert_close(mine, other, rtol=1e-4, atol=1e-4)
 
 
-@pytest.mark.parametrize("name", ORIGINALS)
+@pytest.mark.parametrize("name", LONG)
 def test_copies_saved_states_and_restore(name: str) -> None:
     net, plain = build(name), build(name)
     before = [{**vars(module)} for module in net.modules()]
