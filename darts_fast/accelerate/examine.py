@@ -11,12 +11,13 @@ from torch import nn
 from torch.nn.utils import parametrize
 
 from darts_fast.accelerate.forward import FusedForward, fused_method
-from darts_fast.accelerate.proof import NotTheSameError, Proof, prove, prove_operation
+from darts_fast.accelerate.proof import Proof, prove, prove_operation
 from darts_fast.accelerate.signature import signature
 from darts_fast.accelerate.structure import (
     CELL,
     MIXED_OPERATION,
     NASBENCH201_CELL,
+    NotTheSameError,
     Structure,
     as_in,
     describe_by_structure,

@@ -17,28 +17,24 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
+from darts_fast.accelerate.draws import draw_inputs, draw_values
 from darts_fast.accelerate.forward import take_away
 from darts_fast.accelerate.running import Runner, call_operation
 from darts_fast.accelerate.structure import (
     MIXED_OPERATION,
     Edge,
+    NotTheSameError,
     Structure,
     as_in,
     describe_by_structure,
 )
 from darts_fast.backend import use_backend
 
-# Sizes of the maps, and how far two results in float64 may be apart, in parts of the largest value
-# and beyond; a gradient that is 0 on paper is not in numbers.
-_IMAGES, _HEIGHT, _WIDTH = 2, 8, 6
+# How far two results in float64 may be apart, in parts of the largest value and beyond; a gradient
+# that is 0 on paper is not in numbers.
 _TOLERANCE, _FLOOR = 1e-8, 1e-11
 
-_ANY_CHANNELS = 4
 Results = dict[str, Tensor | None]
-
-
-class NotTheSameError(Exception):
-    """Why a native form may not replace a module's own method."""
 
 
 def prove_operation(op: nn.Module) -> None:
@@ -58,7 +54,7 @@ def prove_operation(op: nn.Module) -> None:
 
         for training in (True, False):
             trial.train(training)
-            inputs = _draw_inputs(trial, structure, [True], zeros=False)
+            inputs = draw_inputs(trial, structure, [True], zeros=False)
             _compare(trial, own, fused, inputs, any_input_gradient=True)
 
 
@@ -113,7 +109,7 @@ def _trial_of(module: nn.Module) -> Iterator[nn.Module]:
                     *(part._backward_hooks, part._backward_pre_hooks),
                 ):
                     hooks.clear()
-            _draw_values(trial)
+            draw_values(trial)
             yield trial
     except NotTheSameError:
         raise
@@ -135,7 +131,7 @@ def _compare_modes(
     def fused(*leaves: Tensor) -> Tensor:
         return runner.run(leaves[:-1], leaves[-1], zero, native)
 
-    draw = functools.partial(_draw_inputs, trial, structure, native)
+    draw = functools.partial(draw_inputs, trial, structure, native)
     inputs = draw(zeros=True)
     zero = _zero_rule(trial.train(), structure.ops, own, inputs)
     # An operation that is skipped is compared where it has no zero weight.
@@ -164,7 +160,7 @@ def _zero_rule(
 def _takes_lists(trial: nn.Module, structure: Structure, neutral: Mapping[str, Any]) -> bool:
     """Whether the method computes with lists of weights what it computes with a tensor."""
     method = getattr(type(trial), structure.method)
-    *maps, weights = _draw_inputs(trial, structure, [True] * len(structure.ops), zeros=False)
+    *maps, weights = draw_inputs(trial, structure, [True] * len(structure.ops), zeros=False)
     rows: list[Any] = list(weights)
     if weights.ndim == 2:
         rows = [list(row) for row in rows]
@@ -247,72 +243,6 @@ def _neutral_arguments(module: nn.Module, structure: Structure) -> list[dict[str
         }
         for filling in fillings
     ]
-
-
-def _draw_values(trial: nn.Module) -> None:
-    """Parameters and running statistics without special values, such as a zero initialisation."""
-    with torch.no_grad():
-        for parameter in trial.parameters():
-            parameter.requires_grad_(True)
-            fan_in = parameter[0].numel() if parameter.ndim > 1 else 1
-            parameter.normal_(std=fan_in**-0.5)
-        for name, buffer in trial.named_buffers():
-            if name.endswith("running_mean"):
-                buffer.normal_()
-            elif name.endswith("running_var"):
-                buffer.uniform_(0.5, 1.5)
-
-
-def _draw_inputs(
-    trial: nn.Module, structure: Structure, native: Sequence[bool], *, zeros: bool
-) -> list[Tensor]:
-    """Maps and weights; with `zeros`, one weight of each edge is 0."""
-    return [*_draw_maps(trial, structure, native), _draw_weights(structure.shape, zeros)]
-
-
-def _draw_maps(trial: nn.Module, structure: Structure, native: Sequence[bool]) -> list[Tensor]:
-    """Inputs of a method; twice as large before a factorized reduce."""
-    sizes = [(structure.parts * _channels(structure, native), 1)]
-    if structure.preprocess:
-        described = [
-            describe_by_structure(cast(nn.Module, trial._modules[name]))
-            for name in structure.preprocess
-        ]
-        sizes = [
-            (part.channels[0], part.stride)
-            for part in described
-            if part is not None and part.channels is not None
-        ]
-        if len(sizes) != 2 or sizes[1][1] != 1:
-            raise NotTheSameError("its preprocessing is of another kind")
-    return [
-        torch.randn(_IMAGES, channels, stride * _HEIGHT, stride * _WIDTH, dtype=torch.float64)
-        for channels, stride in sizes
-    ]
-
-
-def _channels(structure: Structure, native: Sequence[bool]) -> int:
-    """Of what the operations see; where no native one says it, a convolution or norm does."""
-    for op, is_native in zip(structure.ops, native, strict=True):
-        parts = describe_by_structure(op) if is_native else None
-        if parts is not None and parts.channels is not None:
-            return parts.channels[0]
-    for op in structure.ops:
-        for part in op.modules():
-            if isinstance(part, nn.Conv2d):
-                return part.in_channels
-            if isinstance(part, nn.BatchNorm2d):
-                return part.num_features
-    return _ANY_CHANNELS
-
-
-def _draw_weights(shape: tuple[int, ...], zeros: bool) -> Tensor:
-    """Weights of either sign, in every row one that is small or, with `zeros`, is 0."""
-    weights = torch.randn(shape, dtype=torch.float64)
-    for row in weights.view(-1, shape[-1]):
-        place = int(torch.randint(shape[-1], ()))
-        row[place] *= 0.0 if zeros else 1e-3
-    return weights
 
 
 def results(module: nn.Module, method: Callable[..., Any], inputs: Sequence[Tensor]) -> Results:

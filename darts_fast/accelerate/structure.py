@@ -20,6 +20,10 @@ _PREPROCESS_KINDS = ("dense", "factorized_reduce")
 _USUAL_PARTS = (4, 2, 8)
 
 
+class NotTheSameError(Exception):
+    """Why a native form may not replace a module's own method."""
+
+
 @dataclass(frozen=True)
 class Edge:
     """States are numbered, first the inputs, then the nodes."""
