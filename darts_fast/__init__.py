@@ -7,18 +7,20 @@ from darts_fast._extension import (
     cpu_capability,
     set_cpu_capability,
 )
-from darts_fast.accelerate import accelerate, accelerated, restore
+from darts_fast.accelerate import AccelerateError, accelerate, accelerated, explain, restore
 from darts_fast.nn import frozen_statistics
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "AccelerateError",
     "__version__",
     "accelerate",
     "accelerated",
     "available_cpu_capabilities",
     "build_info",
     "cpu_capability",
+    "explain",
     "frozen_statistics",
     "restore",
     "set_cpu_capability",

@@ -12,7 +12,8 @@ import pytest
 from darts_fast.cli import cli
 
 ROOT = Path(__file__).resolve().parent.parent
-PAGES = sorted((ROOT / "docs").glob("*.md"))
+PAGES = sorted((ROOT / "docs").rglob("*.md"))
+TOP = [page for page in PAGES if page.parent.name == "docs"]
 
 pytestmark = pytest.mark.skipif(not PAGES, reason="needs the checkout")
 
@@ -42,8 +43,15 @@ def test_commands_have_flags_that_exist(page: Path) -> None:
 
 def test_readme_links_every_page() -> None:
     readme = (ROOT / "README.md").read_text()
-    for page in PAGES:
+    for page in TOP:
         assert f"(docs/{page.name})" in readme
+
+
+def test_the_migration_guide_links_every_page() -> None:
+    guide = ROOT / "docs" / "migration"
+    text = (guide / "README.md").read_text()
+    for page in guide.glob("*.md"):
+        assert page.name == "README.md" or f"({page.name})" in text
 
 
 def test_messages_of_the_images_page_are_those_of_the_code() -> None:

@@ -84,11 +84,11 @@ def describe(op: nn.Module, *, by_structure: bool = False) -> Parts | None:
         return None
     if not children:
         return _without_children(op)
-    if {*children} == {"op"}:
-        return describe(children["op"])
     if {*children} == {"relu", "conv_1", "conv_2", "bn"}:
         return _factorized_reduce(*(children[name] for name in ("relu", "conv_1", "conv_2", "bn")))
-    return None
+    if {*children} == {"op"} or (by_structure and len(children) == 1):
+        return describe(*children.values())
+    return _sequence([*children.values()]) if by_structure else None
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -343,11 +343,16 @@ class Watch:
             [*module._modules.values()] for module in self._containers
         ] == self._children
 
-    def untouched(self) -> bool:
-        """Whether calling any module below the root does no more than its class's forward."""
+    def untouched(self, replaced: type | tuple[type, ...] = ()) -> bool:
+        """Whether calling any module below the root does no more than its class's forward.
+
+        Args: replaced, types of instance attributes `forward` that compute what the class's does.
+        """
         hooks = map(_HOOKS, self._attributes)
-        return not (
-            any(map(any, hooks)) or any("forward" in attributes for attributes in self._attributes)
+        return not any(map(any, hooks)) and all(
+            isinstance(attributes["forward"], replaced)
+            for attributes in self._attributes
+            if "forward" in attributes
         )
 
 
