@@ -29,7 +29,7 @@ namespace {
 
 constexpr int kWarp = 32;
 constexpr unsigned kMaxThreads = 1024;
-constexpr size_t kMaxParameters = 4096;
+constexpr size_t kMaxParameters = 32764;  // since CUDA 12.1, from compute capability 7.0 on
 
 enum class Order { kAscending = 0, kDescending = 1, kShuffled = 2 };
 enum class State { kReady, kBarrier, kWarp, kDone };
