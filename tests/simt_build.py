@@ -56,7 +56,7 @@ class Build(Enum):
 
     @property
     def scheduler_sources(self) -> list[str]:
-        files = ["simt", "fibers", "names", *(["traffic"] if self is Build.COUNT else [])]
+        files = ["simt", "report", "fibers", "names", *(["traffic"] if self is Build.COUNT else [])]
         return [f"tests/simt/{name}.cpp" for name in files]
 
     def preload(self) -> dict[str, str] | None:

@@ -85,7 +85,9 @@ class Simulated:
         library = folder / f"simulated_{family}.so"
         torch_libraries = [*(f"-L{path}" for path in cpp_extension.library_paths())]
         torch_libraries += ["-ltorch_cpu", "-lc10"]
-        run_tool(COMPILER, "-shared", *build.link, *objects, *torch_libraries, "-o", library)
+        # Each family keeps a scheduler of its own.
+        flags = ["-shared", "-Wl,-Bsymbolic", *build.link]
+        run_tool(COMPILER, *flags, *objects, *torch_libraries, "-o", library)
         torch.ops.load_library(library)
         self._library = ctypes.CDLL(str(library))
         self._library.simt_launches.restype = ctypes.c_int64

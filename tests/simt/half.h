@@ -61,4 +61,31 @@ inline uint16_t float_to_bfloat16(float value) {
 
 inline float bfloat16_to_float(uint16_t value) { return float_of(uint32_t{value} << 16); }
 
+// A number kept in 16 bits. Arithmetic is in float only: kernels accumulate there, and an operator
+// on the narrow type would round where nobody sees it.
+template <uint16_t (*Narrow)(float), float (*Widen)(uint16_t)>
+struct Float16 {
+  uint16_t bits;
+
+  Float16() = default;
+  Float16(float value) : bits(Narrow(value)) {}
+  operator float() const { return Widen(bits); }
+
+  static Float16 of(uint16_t bits) {
+    Float16 value;
+    value.bits = bits;
+    return value;
+  }
+
+  friend void operator+(Float16, Float16) = delete;
+  friend void operator-(Float16, Float16) = delete;
+  friend void operator*(Float16, Float16) = delete;
+  friend void operator/(Float16, Float16) = delete;
+};
+
+template <typename T>
+struct alignas(4) Pair {
+  T x, y;
+};
+
 }  // namespace simt

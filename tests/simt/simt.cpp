@@ -1,18 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // The scheduler behind tests/simt/cuda_runtime.h.
-#include "simt.h"
-
 #include <algorithm>
-#include <map>
 #include <numeric>
-#include <random>
-#include <sstream>
 #include <string>
 #include <utility>
 #include <vector>
 
-#include "cuda_runtime.h"
-#include "fibers.h"
+#include "scheduler.h"
 
 #define SIMT_OWN __attribute__((section("simt_own")))
 SIMT_OWN uint3 threadIdx, blockIdx;
@@ -25,60 +19,20 @@ extern "C" __attribute__((weak, visibility("hidden"))) char __start_simt_shared[
 extern "C" __attribute__((visibility("hidden"))) char __start_simt_own[], __stop_simt_own[];
 
 namespace simt {
-namespace {
-
-constexpr int kWarp = 32;
-constexpr unsigned kMaxThreads = 1024;
-constexpr size_t kMaxParameters = 32764;  // since CUDA 12.1, from compute capability 7.0 on
-
-enum class Order { kAscending = 0, kDescending = 1, kShuffled = 2 };
-enum class State { kReady, kBarrier, kWarp, kDone };
-
-// At what a thread waits.
-struct Wait {
-  Site site = {};
-  bool predicate = false;
-  // Of a warp operation:
-  bool orders = false;  // memory
-  unsigned mask = 0;    // the lanes,
-  int source = 0;       // the one asked, or < 0 to ask for all predicates,
-  uint64_t value = 0;   // what is given, and after the operation what was got
-};
-
-struct Thread {
-  Fiber fiber;
-  uint3 index;
-  State state;
-  Wait wait;
-
-  bool waits_at(State at, Site site) const {
-    return state == at && wait.site.line == site.line &&
-           std::strcmp(wait.site.file, site.file) == 0;
-  }
-};
-
-struct Scheduler {
-  Order order = Order::kAscending;
-  std::mt19937 random;
-  int64_t launches = 0;
-  cudaError_t last_error = cudaSuccess;
-
-  std::vector<Thread> threads = std::vector<Thread>(kMaxThreads);
-  int count = 0;           // threads of the block
-  std::vector<int> ready;  // those that can run; `next` is the first that has not
-  size_t next = 0;
-  int current = -1;  // the running thread, or none
-  int votes = 0;     // of the last barrier
-  Fiber main;
-  Body body = nullptr;
-  void* argument = nullptr;
-  const void* kernel = nullptr;
-};
 
 Scheduler& scheduler() {
   static Scheduler s;
   return s;
 }
+
+Observer*& observer() {
+  static Observer* current = nullptr;
+  return current;
+}
+
+namespace {
+
+constexpr size_t kMaxParameters = 32764;  // since CUDA 12.1, from compute capability 7.0 on
 
 // From the running thread back to the scheduler, until it goes on.
 uint64_t suspend(State state, const Wait& wait) {
@@ -103,57 +57,6 @@ extern "C" void simt_thread() {
   const Scheduler& s = scheduler();
   s.body(s.argument);
   suspend(State::kDone, {});
-}
-
-std::string text(Site site) {
-  const std::string file = site.file;
-  return file.substr(file.rfind('/') + 1) + ":" + std::to_string(site.line);
-}
-
-std::vector<Fiber*> fibers_of(const std::vector<int>& indices) {
-  std::vector<Fiber*> fibers;
-  for (const int i : indices) fibers.push_back(&scheduler().threads[i].fiber);
-  return fibers;
-}
-
-std::vector<int> everyone() {
-  std::vector<int> indices(scheduler().count);
-  std::iota(indices.begin(), indices.end(), 0);
-  return indices;
-}
-
-// Gives up the block; what its threads did is over for the caller.
-[[noreturn]] void fail(const std::string& what) {
-  Scheduler& s = scheduler();
-  end(s.main, fibers_of(everyone()).data(), s.count);
-  std::ostringstream message;
-  message << "simt: " << function_name(s.kernel) << ", block (" << blockIdx.x << ", " << blockIdx.y
-          << ", " << blockIdx.z << "): " << what;
-  throw Error(message.str());
-}
-
-// Who waits where, for a block in which nobody can run.
-[[noreturn]] void fail_stuck() {
-  const Scheduler& s = scheduler();
-  std::map<std::pair<std::string, unsigned>, int> waiting;
-  int returned = 0;
-  for (int i = 0; i < s.count; ++i) {
-    const Thread& thread = s.threads[i];
-    if (thread.state == State::kDone) ++returned;
-    if (thread.state == State::kBarrier) ++waiting[{"__syncthreads, " + text(thread.wait.site), 0}];
-    if (thread.state == State::kWarp) {
-      ++waiting[{"a warp operation, " + text(thread.wait.site), thread.wait.mask}];
-    }
-  }
-  std::ostringstream what;
-  what << "is stuck:";
-  for (const auto& [where, threads] : waiting) {
-    what << " " << threads << " thread(s) wait at " << where.first;
-    if (where.second != 0) what << ", mask 0x" << std::hex << where.second << std::dec;
-    what << ";";
-  }
-  what << " " << returned << " have returned";
-  fail(what.str());
 }
 
 // What the threads wrote is visible to all of them from now on.

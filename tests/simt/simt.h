@@ -65,10 +65,7 @@ struct Observer {
   virtual void block() = 0;
   virtual void finish() = 0;
 };
-inline Observer*& observer() {
-  static Observer* current = nullptr;
-  return current;
-}
+Observer*& observer();
 
 // Whether a thread of a kernel runs: of the caller, memory accesses do not count.
 bool in_kernel();
