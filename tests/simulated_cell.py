@@ -3,17 +3,34 @@
 
 from __future__ import annotations
 
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import pytest
-from simt_build import Build
-from simulator import Simulated
+import torch
+from simt_build import Build, missing_tools
+from simulator import Order, Simulated
 
+import darts_fast
 from darts_fast import _ops
 from darts_fast._ops import _mixed_cell, _relu_conv_norm
 from darts_fast._ops._direct import direct
+
+BUILD = "DARTS_TEST_BUILD"  # the environment variable that names what checks the kernels
+
+MARKS = [
+    pytest.mark.filterwarnings("error"),
+    # The emulated kernels would replace those of a build with CUDA.
+    pytest.mark.skipif(
+        bool(missing_tools()) or darts_fast._extension._C.with_cuda,
+        reason="needs g++, objcopy and a build without CUDA",
+    ),
+]
 
 _KERNELS = ["cuda/running_statistics_kernels.cu"]
 _BINDINGS = [
@@ -51,3 +68,24 @@ class SimulatedCell(Simulated):
         function = direct(simulated_forward, module._setup, module._autograd)
         monkeypatch.setattr(_ops, f"call_{name}", function)
         monkeypatch.setattr(_ops, name, simulated_forward)
+
+
+@cache
+def _simulated() -> SimulatedCell:
+    # Of a process: a library registers its kernels once.
+    with tempfile.TemporaryDirectory() as folder:
+        return SimulatedCell(Path(folder), Build(os.environ.get(BUILD, "plain")))
+
+
+@pytest.fixture(autouse=True)
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedCell]:
+    """Emulated kernels in the place of the CPU's; outputs and scratch start as NaN.
+
+    By itself, for tests that ask for no backend by name: those of running statistics.
+    """
+    simulated = _simulated()
+    simulated.replace(monkeypatch)
+    simulated.set_order(Order.SHUFFLED)
+    torch.use_deterministic_algorithms(True)  # fills what torch.empty allocates
+    yield simulated
+    torch.use_deterministic_algorithms(False)

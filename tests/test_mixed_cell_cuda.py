@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: F401  (the imported tests run here, with this file's `backend`)
+# ruff: noqa: F401, F811  (the imported tests run here, with the imported `backend`)
 """CUDA kernels, launchers and bindings of mixed_cell and its kin, emulated on the CPU (tests/simt).
 
 Tests of the ops run again here, with the emulated kernels in the place of the CPU's; this file adds
@@ -8,10 +8,7 @@ what only the CUDA half has: orders of threads, launches, wide and unaligned cel
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable
 
 import pytest
 import torch
@@ -22,17 +19,12 @@ from cell_cases import (
     assert_matches_reference,
     make_case,
     op_arguments,
-    whole_numbers,
 )
-from simt_build import ROOT, SANITIZER_OPTIONS, Build, missing_tools
-from simulated_cell import SimulatedCell
+from simulated_cell import MARKS, SimulatedCell, backend
 from simulator import Order
 from test_mixed_cell import (
     test_a_cell_whose_edges_differ,
     test_a_max_pool_of_negative_values_ignores_the_padding,
-    test_any_size,
-    test_any_strides,
-    test_each_kind,
     test_edges_in_any_order_some_twice_some_missing,
     test_empty_batch,
     test_groups_have_their_own_weights_and_statistics,
@@ -40,27 +32,14 @@ from test_mixed_cell import (
     test_ties_of_a_max_pool_go_to_the_first_in_scan_order,
     test_variance_far_from_zero_mean,
 )
-from test_mixed_cell_bf16 import (
-    test_what_bfloat16_holds_is_kept_exactly,
-    test_what_is_stored_is_the_nearest_value,
-)
 from test_mixed_cell_contract import (
     test_a_multiplied_zero_weight_spreads_nan,
     test_a_node_without_active_ops_is_zero,
     test_an_inactive_op_leaks_nothing,
-    test_gradcheck_of_a_cell,
-    test_gradcheck_of_an_edge,
     test_one_op_of_each_edge_is_that_op,
     test_parameters_without_a_gradient,
     test_saving_changes_no_result,
 )
-from test_mixed_cell_shared import (
-    test_equal_to_stacked_states,
-    test_one_group_shares_nothing_and_everything,
-    test_without_images,
-)
-from test_relu_conv_norm import test_any_number_of_channels as test_channels_of_relu_conv_norm
-from test_relu_conv_norm import test_any_size as test_sizes_of_relu_conv_norm
 from test_relu_conv_norm import test_empty_batch as test_empty_relu_conv_norm
 from test_relu_conv_norm import (
     test_groups_have_their_own_statistics,
@@ -75,7 +54,6 @@ from test_running_statistics import (
     test_without_values_only_the_counter_moves,
 )
 
-import darts_fast
 from darts_fast import _ops
 from darts_fast._ops import _mixed_cell
 from darts_fast.backend import use_bf16_maps
@@ -83,33 +61,8 @@ from darts_fast.backend import use_bf16_maps
 # Launches of a cell of 4 nodes.
 FORWARD, FORWARD_RUNNING = 21, 14
 BACKWARD, BACKWARD_ALPHAS = 27, 21
-BUILD = "DARTS_TEST_BUILD"  # the environment variable that names what checks the kernels
 
-pytestmark = [
-    pytest.mark.filterwarnings("error"),
-    # The emulated kernels would replace those of a build with CUDA.
-    pytest.mark.skipif(
-        bool(missing_tools()) or darts_fast._extension._C.with_cuda,
-        reason="needs g++, objcopy and a build without CUDA",
-    ),
-]
-
-
-@pytest.fixture(scope="session")
-def simulated(tmp_path_factory: pytest.TempPathFactory) -> SimulatedCell:
-    build = Build(os.environ.get(BUILD, "plain"))
-    return SimulatedCell(tmp_path_factory.mktemp("simulated"), build)
-
-
-# By itself, for tests that ask for no backend by name: those of running statistics.
-@pytest.fixture(autouse=True)
-def backend(simulated: SimulatedCell, monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedCell]:
-    """Emulated kernels in the place of the CPU's; outputs and scratch start as NaN."""
-    simulated.replace(monkeypatch)
-    simulated.set_order(Order.SHUFFLED)
-    torch.use_deterministic_algorithms(True)  # fills what torch.empty allocates
-    yield simulated
-    torch.use_deterministic_algorithms(False)
+pytestmark = MARKS
 
 
 @pytest.mark.parametrize("stride", [1, 2], ids=["normal", "reduction"])
@@ -117,12 +70,6 @@ def test_a_cell_of_darts(backend, stride):
     cell = {"inputs": 2, "nodes": 4, "multiplier": 4, "stride": stride}
     assert_matches_reference(torch.float64, **cell, channels=16, size=(8, 8))
     assert_matches_reference(torch.float32, **cell, channels=4, batch=3, affine=True)
-
-
-@pytest.mark.slow
-def test_a_real_cell_of_a_search(backend):
-    cell = {"inputs": 2, "nodes": 4, "multiplier": 4, "channels": 16, "size": (32, 32)}
-    assert_matches_reference(torch.float64, **cell)
 
 
 @pytest.mark.parametrize("affine", [False, True])
@@ -146,11 +93,6 @@ def test_groups_that_are_many(backend):
     case = {"groups": 7, "batch": 1, "masked": True, "channels": 10, "size": (5, 3)}
     assert_matches_reference(**case, inputs=2, nodes=2, multiplier=2)
     assert_matches_reference(torch.float64, **case, names=NASBENCH201, stride=2, affine=True)
-
-
-def test_many_tiles(backend):
-    # More positions than a tile has, and more tiles than a warp has lanes.
-    assert_matches_reference(names=("sep_3", "max_pool"), batch=9, size=(33, 32), channels=4)
 
 
 def bits(case: Case) -> dict[str, torch.Tensor]:
@@ -185,7 +127,7 @@ def test_states_that_are_not_aligned(backend):
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-4)
 
 
-def launches_of(simulated: SimulatedCell, call) -> int:
+def launches_of(simulated: SimulatedCell, call: Callable[[], object]) -> int:
     before = simulated.launches()
     call()
     return simulated.launches() - before
@@ -260,18 +202,3 @@ def test_a_refused_launch_names_kernel_line_and_reason(backend):
             *([x], torch.ones(groups, 1), [], [], [], [], [], [0, 1, 1, 0, 1], [], []),
             *(1, 1, 1, groups, 0, None, 0, False),
         )
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("build", [Build.ADDRESS, Build.THREAD, Build.COUNT])
-def test_under_every_check(build):
-    preload = build.preload()
-    if preload is None:
-        pytest.skip(f"the compiler has no shared runtime of the {build.value} sanitizer")
-    environment = {**os.environ, **SANITIZER_OPTIONS, **preload, BUILD: build.value}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", __file__]
-    command += ["-k", "not under_every_check and not gradcheck and not real_cell"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
