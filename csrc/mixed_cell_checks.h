@@ -97,6 +97,10 @@ MixedCellArguments check_mixed_cell(const char* op, const MixedCellInputs& input
 // memory page, where streams of several maps would compete for the same lines of a cache.
 int64_t slot_elements(const CellShape& shape);
 
+// Elements of T in the buffer of all slots, those of convolutions in bfloat16 at its end. A slot is
+// an even number of elements.
+int64_t buffer_elements(const MixedCellPlan& plan);
+
 // The tensors of a list that is empty or has one entry [C] or [0] per norm; undefined for [0].
 std::vector<at::Tensor> check_per_norm(const char* op, const char* name, at::TensorList values,
                                        const MixedCellPlan& plan, const at::Tensor& like);

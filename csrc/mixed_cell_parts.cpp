@@ -11,12 +11,6 @@ int64_t MixedCellPlan::most_chains() const {
   return most;
 }
 
-int64_t slot_elements(const CellShape& s) {
-  constexpr int64_t kStagger = 144;
-  const int64_t size = s.groups * s.images * s.node_height * s.node_width * s.channels;
-  return (size + 15) / 16 * 16 + kStagger;
-}
-
 void assign_parts(MixedCellPlan& plan, const CellStaging& staging, int64_t map_bytes) {
   const CellShape& s = plan.shape;
   const int64_t most = staging.most_bytes / map_bytes;

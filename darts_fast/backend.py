@@ -3,7 +3,8 @@
 
 The environment variable DARTS_FAST_BACKEND=fused|reference sets it for a process (default: fused),
 `use_backend` for a block of code; DARTS_FAST_BF16_MAPS=0|1 (default: 0) and `use_bf16_maps` set
-whether the fused cell saves its maps in bfloat16.
+whether the fused cell saves its maps in bfloat16; DARTS_FAST_CUDA_KERNELS=0|1 (default: 0) and
+`use_cuda_kernels` set whether modules run cells on a CUDA device by the kernels for it.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ def _switched(value: str, source: str) -> bool:
 # Plain globals: torch.compile guards on their values, and cannot trace a context variable.
 _current = _checked(os.environ.get("DARTS_FAST_BACKEND", "fused"), "DARTS_FAST_BACKEND")
 _bf16_maps = _switched(os.environ.get("DARTS_FAST_BF16_MAPS", "0"), "DARTS_FAST_BF16_MAPS")
+_cuda_kernels = _switched(os.environ.get("DARTS_FAST_CUDA_KERNELS", "0"), "DARTS_FAST_CUDA_KERNELS")
 
 
 def backend() -> str:
@@ -78,3 +80,25 @@ def use_bf16_maps(enabled: bool = True) -> Iterator[None]:
         yield
     finally:
         _bf16_maps = before
+
+
+def cuda_kernels() -> bool:
+    """Whether modules on a CUDA device run whole cells by the CUDA kernels."""
+    return _cuda_kernels
+
+
+@contextmanager
+def use_cuda_kernels(enabled: bool = True) -> Iterator[None]:
+    """Runs a block in which modules on a CUDA device run by its kernels, or by plain PyTorch.
+
+    Off by default: the kernels equal `reference` under an emulation of CUDA on the CPU, but were
+    timed on no device. The backend must be "fused", the extension built with CUDA, the states
+    float32 or float64 without autocast. Cells, single edges of them, preprocessing and running
+    statistics follow the switch; `functional` always calls the kernels of its tensors' device.
+    """
+    global _cuda_kernels
+    before, _cuda_kernels = _cuda_kernels, bool(enabled)
+    try:
+        yield
+    finally:
+        _cuda_kernels = before

@@ -18,13 +18,30 @@ sys.path.insert(0, str(ROOT / "bench" / "cuda"))
 import toolkit
 
 KERNELS = sorted((ROOT / "csrc/cuda").glob("*.cu"))
+# Compiled in a minute, not in seconds.
+LARGE = ("mixed_cell_kernels",)
 BINDINGS = sorted((ROOT / "csrc/cuda").glob("*.cpp"))
+
+OPS = [
+    *(
+        f"{op}{way}"
+        for op in ("node_sum", "mixed_cell", "relu_conv_norm")
+        for way in ("", "_backward")
+    ),
+    "move_running_statistics",
+]
 
 nvcc = pytest.mark.skipif(shutil.which("nvcc") is None, reason="nvcc is not installed")
 
 
 @nvcc
-@pytest.mark.parametrize("source", KERNELS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "source",
+    [
+        pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LARGE else [])
+        for path in KERNELS
+    ],
+)
 def test_nvcc_finds_no_warning_and_no_spill(tmp_path, source):
     architectures = [f"-gencode=arch=compute_{sm},code=sm_{sm}" for sm in (80, 90)]
     run_tool(
@@ -50,7 +67,8 @@ def test_sweeps_move_128_bits_at_a_time_in_their_own_precision(tmp_path):
 
 
 def test_kernel_files_include_neither_torch_nor_the_emulation():
-    allowed = {"cuda_runtime.h", "cstddef", "cstdint", "numeric", "sstream", "stdexcept", "string"}
+    allowed = {"cuda_runtime.h", "cstddef", "cstdint", "cstring", "algorithm", "functional"}
+    allowed |= {"limits", "numeric", "sstream", "stdexcept", "string", "type_traits", "vector"}
     sources = [*KERNELS, *(ROOT / "csrc/cuda").glob("*.cuh"), *(ROOT / "csrc/cuda").glob("*.h")]
     assert len(sources) >= 4
     for path in sources:
@@ -74,7 +92,7 @@ def test_bindings_compile_against_torch_without_cuda(tmp_path, source):
 
 
 @pytest.mark.skipif(not darts_fast._extension._C.with_cuda, reason="this build has no CUDA kernels")
-@pytest.mark.parametrize("name", ["node_sum", "node_sum_backward"])
+@pytest.mark.parametrize("name", OPS)
 def test_a_build_with_cuda_registers_both_devices(name):
     registered = torch._C._dispatch_dump(f"darts_fast::{name}").splitlines()
     for key in ("CPU", "CUDA"):

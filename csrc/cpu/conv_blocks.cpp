@@ -13,7 +13,7 @@
 #include "checks.h"
 #include "cpu/dispatch.h"
 #include "cpu/kernels/conv_blocks_kernels.h"
-#include "cpu/pointers.h"
+#include "pointers.h"
 
 namespace darts_fast::cpu {
 namespace {

@@ -12,9 +12,10 @@
 
 #include "checks.h"
 #include "cpu/mixed_cell_dispatch.h"
-#include "cpu/pointers.h"
 #include "cpu/workspace.h"
-#include "mixed_cell_checks.h"
+#include "mixed_cell_gradients.h"
+#include "mixed_cell_pointers.h"
+#include "pointers.h"
 
 namespace darts_fast::cpu {
 namespace {
@@ -22,43 +23,6 @@ namespace {
 using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
-
-// Elements of T in the buffer of all slots, those of convolutions in bfloat16 at its end. A slot is
-// an even number of elements.
-int64_t buffer_elements(const MixedCellPlan& plan) {
-  return (2 * plan.slots + plan.raw_slots) * slot_elements(plan.shape) / 2;
-}
-
-// Pointer tables of the shared arguments.
-template <typename T>
-struct Pointers {
-  explicit Pointers(const MixedCellArguments& a)
-      : states(read_pointers<T>(a.states)),
-        first(read_pointers<T>(a.first)),
-        second(read_pointers<T>(a.second)),
-        gamma(read_pointers<T>(a.gammas)),
-        beta(read_pointers<T>(a.betas)) {}
-
-  std::vector<const T*> states, first, second, gamma, beta;
-};
-
-template <typename T, typename M>
-void set_arguments(CellArguments<T, M>& p, const MixedCellArguments& a, const Pointers<T>& pointers,
-                   T* maps) {
-  p.plan = a.plan.view();
-  p.states = pointers.states.data();
-  p.weights = a.weights.const_data_ptr<T>();
-  p.first = pointers.first.data();
-  p.second = pointers.second.data();
-  p.gamma = pointers.gamma.data();
-  p.beta = pointers.beta.data();
-  p.norms = a.norms.data();
-  p.eps = a.eps.data();
-  p.active = reinterpret_cast<const uint8_t*>(a.active.const_data_ptr<bool>());
-  p.slot = slot_elements(a.plan.shape);
-  p.maps = maps;
-  p.raw = reinterpret_cast<M*>(maps + (sizeof(M) < sizeof(T) ? a.plan.slots * p.slot : 0));
-}
 
 // Elements of a state, in which the grain of parallel regions is measured.
 int64_t state_work(const CellShape& s) { return s.height * s.width * s.channels; }
@@ -147,11 +111,11 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
   Tensor var = at::empty({groups, s.norms, s.channels}, options);
   dispatch_cell(a, rounding, [&]<typename scalar_t, typename map_t>() {
     const MixedCellKernels<scalar_t, map_t>& kernel = cell_kernels<scalar_t, map_t>(rounding);
-    const Pointers<scalar_t> pointers(a);
+    const MixedCellPointers<scalar_t> pointers(a);
     const auto running_mean = read_pointers<scalar_t>(means);
     const auto running_var = read_pointers<scalar_t>(variances);
     CellForward<scalar_t, map_t> p;
-    set_arguments(p, a, pointers, write_pointer<scalar_t>(maps));
+    set_cell_arguments(p, a, pointers, write_pointer<scalar_t>(maps));
     const int64_t period = kernel.period(s.channels);
     p.packed_stride = kernel.packed_size(p.plan);
     p.scratch_stride = whole ? kernel.running_scratch(p.plan) : kernel.forward_scratch(p.plan);
@@ -224,16 +188,18 @@ void run_backward(const MixedCellKernels<T, M>& kernel, const CellBackward<T, M>
   run_phase(kernel.parameters, p, s.norms, s.groups * s.channels);
 }
 
-using Backward = std::tuple<std::vector<Tensor>, Tensor, std::vector<Tensor>, std::vector<Tensor>,
-                            std::vector<Tensor>>;
+Tensor zeros(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  return at::zeros(sizes, options);
+}
 
-Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, const Tensor& mean,
-                             const Tensor& var, at::TensorList states, const Tensor& weights,
-                             at::TensorList convolutions, at::TensorList gammas,
-                             at::TensorList betas, at::IntArrayRef ops, at::IntArrayRef norms,
-                             at::ArrayRef<double> eps, int64_t nodes, int64_t multiplier,
-                             int64_t stride, int64_t groups, const OptionalTensor& active,
-                             int64_t precision, c10::List<bool> output_mask) {
+MixedCellBackward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved,
+                                      const Tensor& mean, const Tensor& var, at::TensorList states,
+                                      const Tensor& weights, at::TensorList convolutions,
+                                      at::TensorList gammas, at::TensorList betas,
+                                      at::IntArrayRef ops, at::IntArrayRef norms,
+                                      at::ArrayRef<double> eps, int64_t nodes, int64_t multiplier,
+                                      int64_t stride, int64_t groups, const OptionalTensor& active,
+                                      int64_t precision, c10::List<bool> output_mask) {
   static constexpr char op[] = "mixed_cell_backward";
   const MixedCellArguments a =
       check_mixed_cell(op,
@@ -241,53 +207,19 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
                         multiplier, stride, groups, 0, active, precision},
                        true, {kCached, 3, true});
   const CellShape& s = a.plan.shape;
-  const auto options = a.states[0].options().memory_format(std::nullopt);
   const int64_t images = s.groups * s.images;
-  check_like(op, "grad_output", grad_output,
-             {images, s.multiplier * s.channels, s.node_height, s.node_width}, a.states[0]);
-  check_like(op, "saved", saved, {buffer_elements(a.plan)}, a.states[0]);
-  check_like(op, "mean", mean, {groups, s.norms, s.channels}, a.states[0]);
-  check_like(op, "var", var, {groups, s.norms, s.channels}, a.states[0]);
-  const size_t expected = states.size() + 1 + convolutions.size() + gammas.size() + betas.size();
-  TORCH_CHECK_VALUE(output_mask.size() == expected, op, ": output_mask must have ", expected,
-                    " entries, got ", output_mask.size());
+  check_mixed_cell_backward(op, a, grad_output, saved, mean, var);
   const Tensor g = grad_output.contiguous(kChannelsLast);
   const Tensor given_mean = mean.contiguous(), given_var = var.contiguous();
-  size_t next = 0;
-  const auto wanted = [&](at::TensorList like) {
-    std::vector<Tensor> grads;
-    for (const Tensor& tensor : like) {
-      const bool want = output_mask[next++] && tensor.numel() > 0;
-      grads.push_back(want ? at::zeros(tensor.sizes(), options) : at::empty({0}, options));
-    }
-    return grads;
-  };
-  std::vector<Tensor> grad_states;
-  for (const Tensor& state : a.states) {
-    grad_states.push_back(output_mask[next++] ? arena_maps(state.sizes(), options)
-                                              : at::empty({0}, options));
-  }
-  Tensor grad_weights =
-      output_mask[next++] ? at::zeros({groups, s.ops}, options) : at::empty({0}, options);
-  std::vector<Tensor> grad_convolutions = wanted(convolutions);
-  std::vector<Tensor> grad_gammas = wanted(gammas), grad_betas = wanted(betas);
-  // Per block: which entries of the list are its weights.
-  std::vector<Tensor> grad_first, grad_second;
-  bool want_convolutions = false;
-  next = 0;
-  for (const ConvBlock& block : a.plan.blocks) {
-    grad_first.push_back(grad_convolutions[next++]);
-    grad_second.push_back(block.kind == ConvKind::kDense ? Tensor() : grad_convolutions[next++]);
-    want_convolutions = want_convolutions || grad_first.back().numel() > 0 ||
-                        (grad_second.back().defined() && grad_second.back().numel() > 0);
-  }
+  const MixedCellGradients grads = allocate_mixed_cell_gradients(op, a, convolutions, gammas, betas,
+                                                                 output_mask, arena_maps, zeros);
   // Without images the gradients are the zeros that they began as.
-  if (images == 0) return {grad_states, grad_weights, grad_convolutions, grad_gammas, grad_betas};
+  if (images == 0) return grads.result();
   dispatch_cell(a, a.precision, [&]<typename scalar_t, typename map_t>() {
     const MixedCellKernels<scalar_t, map_t>& kernel = cell_kernels<scalar_t, map_t>(a.precision);
-    const Pointers<scalar_t> pointers(a);
+    const MixedCellPointers<scalar_t> pointers(a);
     CellBackward<scalar_t, map_t> p;
-    set_arguments(p, a, pointers, const_cast<scalar_t*>(saved.const_data_ptr<scalar_t>()));
+    set_cell_arguments(p, a, pointers, const_cast<scalar_t*>(saved.const_data_ptr<scalar_t>()));
     const int64_t period = kernel.period(s.channels);
     p.packed_stride = kernel.packed_size(p.plan);
     p.scratch_stride = kernel.backward_scratch(p.plan);
@@ -299,7 +231,7 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
     const int64_t packed = work.reserve<scalar_t>(s.blocks * p.packed_stride);
     const int64_t scratch = work.reserve<scalar_t>(at::get_num_threads() * p.scratch_stride);
     const int64_t partial =
-        work.reserve<scalar_t>(want_convolutions ? s.blocks * chunks * p.partial_stride : 0);
+        work.reserve<scalar_t>(grads.any_convolution ? s.blocks * chunks * p.partial_stride : 0);
     const int64_t patterns = work.reserve<scalar_t>((6 * rows + 1) * period);
     const int64_t partial_sums = work.reserve<double>((s.ops + s.nodes) * images * s.channels);
     const int64_t inner_sums = work.reserve<double>(s.ops * images * 2 * s.channels);
@@ -315,7 +247,7 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
     p.var = const_cast<scalar_t*>(given_var.const_data_ptr<scalar_t>());
     p.packed = work.get<scalar_t>(packed);
     p.scratch = work.get<scalar_t>(scratch);
-    p.partial_weights = want_convolutions ? work.get<scalar_t>(partial) : nullptr;
+    p.partial_weights = grads.any_convolution ? work.get<scalar_t>(partial) : nullptr;
     p.center = work.get<scalar_t>(patterns);
     p.inner_scale = p.center + (rows + 1) * period;
     p.inner_shift = p.inner_scale + rows * period;
@@ -331,10 +263,10 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
     p.grad_inner = work.get<scalar_t>(grad_inner);
     p.grad_nodes = work.get<scalar_t>(grad_nodes);
     p.grad_pools = work.get<scalar_t>(grad_pools);
-    const auto gx = write_pointers<scalar_t>(grad_states);
-    const auto g1 = write_pointers<scalar_t>(grad_first),
-               g2 = write_pointers<scalar_t>(grad_second);
-    auto gg = write_pointers<scalar_t>(grad_gammas), gb = write_pointers<scalar_t>(grad_betas);
+    const auto gx = write_pointers<scalar_t>(grads.states);
+    const auto g1 = write_pointers<scalar_t>(grads.first),
+               g2 = write_pointers<scalar_t>(grads.second);
+    auto gg = write_pointers<scalar_t>(grads.gammas), gb = write_pointers<scalar_t>(grads.betas);
     gg.resize(s.norms, nullptr);
     gb.resize(s.norms, nullptr);
     p.grad_states = gx.data();
@@ -343,8 +275,8 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
     p.grad_gamma = gg.data();
     p.grad_beta = gb.data();
     run_backward(kernel, p);
-    if (grad_weights.numel() > 0) {
-      scalar_t* out = grad_weights.data_ptr<scalar_t>();
+    if (grads.weights.numel() > 0) {
+      scalar_t* out = grads.weights.mutable_data_ptr<scalar_t>();
       for (int64_t group = 0; group < groups; ++group) {
         for (int64_t k = 0; k < s.ops; ++k) {
           out[group * s.ops + k] = static_cast<scalar_t>(p.op_sums[k * groups + group]);
@@ -352,7 +284,7 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
       }
     }
   });
-  return {grad_states, grad_weights, grad_convolutions, grad_gammas, grad_betas};
+  return grads.result();
 }
 
 TORCH_LIBRARY_IMPL(darts_fast, CPU, m) {

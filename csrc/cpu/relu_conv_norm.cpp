@@ -12,8 +12,9 @@
 #include "checks.h"
 #include "cpu/dispatch.h"
 #include "cpu/kernels/relu_conv_norm_kernels.h"
-#include "cpu/pointers.h"
 #include "cpu/workspace.h"
+#include "pointers.h"
+#include "relu_conv_norm_checks.h"
 
 namespace darts_fast::cpu {
 namespace {
@@ -24,89 +25,8 @@ constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
 DARTS_KERNEL_TABLES(ReluConvNormKernels, relu_conv_norm_kernels)
 
-struct Arguments {
-  BlockShape shape;
-  ConvBlock block;
-  int64_t groups;
-  int64_t images;
-  Tensor input;  // channels_last
-  Tensor first, second;
-  OptionalTensor gamma, beta;
-  Norm norm;
-  double eps;
-
-  std::vector<int64_t> output_sizes() const {
-    return {groups * images, shape.out_channels, shape.out_height, shape.out_width};
-  }
-};
-
-// One weight [C', C, k, k], or the two halves of a factorized reduce.
-void check_weights(const char* op, Arguments& a, at::TensorList weights) {
-  TORCH_CHECK_VALUE((weights.size() == 1 || weights.size() == 2) && weights[0].dim() == 4, op,
-                    ": weights must be one of 4 dimensions or two halves, got ", weights.size());
-  BlockShape& s = a.shape;
-  if (weights.size() == 2) {
-    s.out_channels = 2 * weights[0].size(0);
-    a.block = {ConvKind::kReduce, 1, 1};
-    TORCH_CHECK_VALUE(s.stride == 2 && s.height % 2 == 0 && s.width % 2 == 0, op,
-                      ": two halves need stride 2 and even sizes, got stride ", s.stride, " for ",
-                      a.input.sizes());
-    for (const Tensor& half : weights) {
-      check_like(op, "each half", half, {s.out_channels / 2, s.channels, 1, 1}, a.input);
-    }
-    a.second = weights[1].contiguous();
-  } else {
-    s.out_channels = weights[0].size(0);
-    const int64_t kernel = weights[0].size(3);
-    TORCH_CHECK_VALUE(kernel == 1 || kernel == 3, op, ": kernel must be 1 or 3, got ",
-                      weights[0].sizes());
-    a.block = {ConvKind::kDense, kernel, 1};
-    check_like(op, "the weight", weights[0], {s.out_channels, s.channels, kernel, kernel}, a.input);
-  }
-  TORCH_CHECK_VALUE(s.out_channels >= 1, op, ": weights must have output channels, got ",
-                    weights[0].sizes());
-  a.first = weights[0].contiguous();
-}
-
-Arguments check_arguments(const char* op, const Tensor& input, at::TensorList weights,
-                          const OptionalTensor& gamma, const OptionalTensor& beta, int64_t norm,
-                          double eps, int64_t stride, int64_t groups) {
-  TORCH_CHECK_VALUE(input.dim() == 4, op, ": input must have 4 dimensions [N, C, H, W], got ",
-                    input.sizes());
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      input.scalar_type() == at::kFloat || input.scalar_type() == at::kDouble, op,
-      ": input must be float32 or float64 on CPU, got ", input.scalar_type());
-  TORCH_CHECK_VALUE(stride == 1 || stride == 2, op, ": stride must be 1 or 2, got ", stride);
-  TORCH_CHECK_VALUE(groups >= 1 && input.size(0) % groups == 0, op,
-                    ": groups must divide the batch, got ", groups, " groups for a batch of ",
-                    input.size(0));
-  TORCH_CHECK_VALUE(norm == 1 || norm == 2, op, ": norm must be 1 or 2, got ", norm);
-  Arguments a;
-  a.groups = groups;
-  a.images = input.size(0) / groups;
-  BlockShape& s = a.shape;
-  s.channels = input.size(1);
-  s.height = input.size(2);
-  s.width = input.size(3);
-  s.stride = stride;
-  s.out_height = (s.height + stride - 1) / stride;
-  s.out_width = (s.width + stride - 1) / stride;
-  TORCH_CHECK_VALUE(s.channels >= 1 && s.height >= 1 && s.width >= 1, op,
-                    ": input must have channels, rows and columns, got ", input.sizes());
-  a.input = input.contiguous(kChannelsLast);
-  check_weights(op, a, weights);
-  a.norm = static_cast<Norm>(norm);
-  a.eps = eps;
-  TORCH_CHECK_VALUE(a.norm != Norm::kBatch || a.images * s.out_height * s.out_width != 1, op,
-                    ": expected more than 1 value per channel when training, got input of ",
-                    input.sizes(), " in ", groups, " groups");
-  a.gamma = check_optional(op, "gamma", gamma, {s.out_channels}, input);
-  a.beta = check_optional(op, "beta", beta, {s.out_channels}, input);
-  return a;
-}
-
 template <typename T>
-void set_arguments(ReluConvNorm<T>& p, const Arguments& a) {
+void set_arguments(ReluConvNorm<T>& p, const ReluConvNormArguments& a) {
   p.shape = a.shape;
   p.block = a.block;
   p.groups = a.groups;
@@ -130,7 +50,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
     const OptionalTensor& beta, const OptionalTensor& running_mean,
     const OptionalTensor& running_var, int64_t norm, double eps, int64_t stride, int64_t groups) {
   static constexpr char op[] = "relu_conv_norm";
-  const Arguments a = check_arguments(op, input, weights, gamma, beta, norm, eps, stride, groups);
+  const ReluConvNormArguments a =
+      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups);
   const BlockShape& s = a.shape;
   const auto options = a.input.options().memory_format(std::nullopt);
   const auto given_mean = check_optional(op, "running_mean", running_mean, {s.out_channels}, input);
@@ -189,15 +110,11 @@ Backward relu_conv_norm_backward(const Tensor& grad_output, const Tensor& input,
                                  int64_t norm, double eps, int64_t stride, int64_t groups,
                                  c10::List<bool> output_mask) {
   static constexpr char op[] = "relu_conv_norm_backward";
-  const Arguments a = check_arguments(op, input, weights, gamma, beta, norm, eps, stride, groups);
+  const ReluConvNormArguments a =
+      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups);
   const BlockShape& s = a.shape;
   const auto options = a.input.options().memory_format(std::nullopt);
-  check_like(op, "grad_output", grad_output, a.output_sizes(), input);
-  check_like(op, "raw", raw, a.output_sizes(), input);
-  check_like(op, "mean", mean, {groups, s.out_channels}, input);
-  check_like(op, "var", var, {groups, s.out_channels}, input);
-  TORCH_CHECK_VALUE(output_mask.size() == weights.size() + 3, op, ": output_mask must have ",
-                    weights.size() + 3, " entries, got ", output_mask.size());
+  check_relu_conv_norm_backward(op, a, grad_output, raw, mean, var, weights.size(), output_mask);
   const Tensor g = grad_output.contiguous(kChannelsLast), y = raw.contiguous(kChannelsLast);
   const Tensor given_mean = mean.contiguous(), given_var = var.contiguous();
   const auto wanted = [&](size_t index, at::IntArrayRef sizes) {

@@ -23,6 +23,7 @@
 #include <numeric>
 
 #include "cuda/common.cuh"
+#include "cuda/moments.cuh"
 #include "cuda/node_sum_launch.h"
 #include "node_sum.h"
 
@@ -217,21 +218,6 @@ __global__ __launch_bounds__(kThreads,
   }
 }
 
-struct Moments {
-  double count;
-  double mean;
-  double square;  // sum of squares about the mean
-};
-
-// Chan, Golub and LeVeque's pairwise update.
-__device__ __forceinline__ Moments merge(const Moments& a, const Moments& b) {
-  if (a.count == 0) return b;  // both may be
-  const double count = a.count + b.count;
-  const double share = b.count / count;
-  const double delta = b.mean - a.mean;
-  return {count, a.mean + delta * share, a.square + b.square + delta * delta * a.count * share};
-}
-
 // mean, var from the partial moments; then what `combine` needs of a term:
 //   scale = w * gamma / sqrt(var + eps), center = mean, constant = sum_k w_k * beta_k.
 //
@@ -277,13 +263,7 @@ __global__ __launch_bounds__(kThreads) void node_sum_merge(const __grid_constant
       const double sum = in[s.channels];
       moments = merge(moments, {size, in[0] + sum / size, in[2 * s.channels] - sum * sum / size});
     }
-#pragma unroll
-    for (int offset = kWarp / 2; offset > 0; offset /= 2) {
-      const Moments other = {__shfl_down_sync(kWholeWarp, moments.count, offset),
-                             __shfl_down_sync(kWholeWarp, moments.mean, offset),
-                             __shfl_down_sync(kWholeWarp, moments.square, offset)};
-      moments = merge(moments, other);
-    }
+    moments = merge_lanes(moments);
   }
   if (lane != 0) return;
   if (batch || !normalised) {

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_fast import _ops
+from darts_fast.backend import cuda_kernels
 
 
 @torch.no_grad()
@@ -45,7 +46,7 @@ def update_running_statistics(
 
 def _is_native(norms: Sequence[nn.BatchNorm2d], mean: Tensor) -> bool:
     return (
-        mean.is_cpu
+        (mean.is_cpu or (mean.is_cuda and cuda_kernels()))
         and mean.dtype in (torch.float32, torch.float64)
         and not torch.compiler.is_compiling()
         and all(cast(Tensor, norm._buffers["running_mean"]).dtype == mean.dtype for norm in norms)

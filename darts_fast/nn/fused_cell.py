@@ -14,11 +14,11 @@ import torch
 from torch import Tensor, nn
 
 from darts_fast import _ops
-from darts_fast.backend import backend
+from darts_fast.backend import backend, cuda_kernels
 from darts_fast.functional import Norm, ReluConvNorm, relu_conv_norm, update_running_statistics
 from darts_fast.functional._checks import map_precision
 from darts_fast.nn.blocks import moves, norm_kind
-from darts_fast.nn.node import runs_fused
+from darts_fast.nn.node import KERNEL_DTYPES, runs_fused
 from darts_fast.nn.plan import CellPlan, current_plan, describe, has_hooks
 from darts_fast.reference import NORM_BATCH, NORM_NONE, NORM_RUNNING
 
@@ -29,10 +29,15 @@ def runs_native(x: Tensor, weights: Tensor | None = None) -> bool:
     """Whether modules of plain PyTorch may be replaced by native calls for the input x now.
 
     Under autocast in bfloat16 the native calls compute in float32 and give bfloat16, as modules do;
-    in float16 modules have precisions of their own. A compiler sees more in modules.
+    in float16 modules have precisions of their own. A compiler sees more in modules. On a CUDA
+    device `use_cuda_kernels` must ask for it.
     """
     if torch.compiler.is_compiling() or (weights is not None and weights.device != x.device):
         return False
+    if x.device.type == "cuda":
+        plain = backend() == "fused" and cuda_kernels() and not torch.is_autocast_enabled("cuda")
+        same = weights is None or weights.dtype == x.dtype
+        return plain and x.dtype in KERNEL_DTYPES and same
     if not torch.is_autocast_enabled("cpu"):
         return runs_fused(x) and (weights is None or weights.dtype == x.dtype)
     return (

@@ -20,12 +20,12 @@ from darts_fast.nn.blocks import Block, moves, norm_kind, run_plans, separable_b
 from darts_fast.nn.operations import NormalisedOp
 from darts_fast.nn.plan import has_hooks
 
-_KERNEL_DTYPES = (torch.float32, torch.float64)
+KERNEL_DTYPES = (torch.float32, torch.float64)
 
 
 def runs_fused(x: Tensor) -> bool:
     """Whether the kernels take x: on the CPU, in single or double precision, backend "fused"."""
-    return backend() == "fused" and x.device.type == "cpu" and x.dtype in _KERNEL_DTYPES
+    return backend() == "fused" and x.device.type == "cpu" and x.dtype in KERNEL_DTYPES
 
 
 def fused_node(ops: Sequence[nn.Module], inputs: Sequence[Tensor], weights: Tensor) -> Tensor:

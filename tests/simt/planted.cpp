@@ -156,7 +156,7 @@ __global__ void copy(const float* x, float* out, int count) {
 }
 
 struct Parameters {
-  char bytes[4097];
+  char bytes[32765];
 };
 __global__ void large_parameters(Parameters, float*) {}
 

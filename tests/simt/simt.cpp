@@ -32,7 +32,7 @@ Observer*& observer() {
 
 namespace {
 
-constexpr size_t kMaxParameters = 4096;
+constexpr size_t kMaxParameters = 32764;  // since CUDA 12.1, from compute capability 7.0 on
 
 // From the running thread back to the scheduler, until it goes on.
 uint64_t suspend(State state, const Wait& wait) {

@@ -7,7 +7,7 @@
 #include <optional>
 #include <vector>
 
-namespace darts_fast::cpu {
+namespace darts_fast {
 
 template <typename T>
 const T* read_pointer(const at::Tensor& tensor) {
@@ -38,4 +38,4 @@ std::vector<T*> write_pointers(const std::vector<at::Tensor>& tensors) {
   return pointers;
 }
 
-}  // namespace darts_fast::cpu
+}  // namespace darts_fast

@@ -1,0 +1,296 @@
+// SPDX-License-Identifier: Apache-2.0
+// A cell as its CUDA kernels see it: sizes, places in device memory, and the plan as tables.
+//
+// The plan (ops, blocks, norms, pointers of parameters, what is active) is made on the host.
+// Kernels read it from device memory, where `cell_table` puts it at the start of a call: the table
+// travels as parameters of that kernel. A captured graph keeps them; a copy from pinned memory
+// would have to keep its source alive and unchanged for every replay. The tables of a DARTS cell
+// are about 8 KB, one launch; the other kernels' parameters stay small.
+//
+// Maps are [group, image, row, column, channel] with the channel innermost. Offsets of images are
+// 64 bits wide, those inside an image 32.
+#pragma once
+
+#include "cuda/common.cuh"
+#include "mixed_cell.h"
+
+namespace darts_fast::cuda {
+namespace {
+
+constexpr int kThreads = 256;
+
+struct OpRow {
+  int16_t source, node, kind, norm, block, map, inner_map, pool;
+};
+
+// A convolution block. `item` counts blocks and pools.
+struct BlockRow {
+  int16_t op;
+  int8_t kind, kernel;
+  int16_t dilation;
+  int16_t rows;   // place of what cell_grad_rows writes for it
+  int16_t inner;  // of a chain's blocks: place of the gradient between them
+};
+
+struct PoolRow {
+  int16_t source, kind, map, unused;
+};
+
+struct NormRow {
+  int16_t kind, op;
+  int16_t item;   // whose map it normalises: a block, or behind the blocks a pool
+  int16_t inner;  // the first of a chain's two
+};
+
+// Flags of an item in a group.
+constexpr uint8_t kRuns = 1;
+constexpr uint8_t kWantsMoments = 2;
+
+template <typename T>
+struct CellTables {
+  const OpRow* ops;
+  const BlockRow* blocks;
+  const PoolRow* pools;
+  const NormRow* norms;
+  const double* eps;         // [B]
+  const uint8_t* active;     // [G, K]
+  const uint8_t* flags;      // [G, blocks + pools]
+  const int16_t* lists;      // what launches work through
+  const int16_t* node_maps;  // [nodes]
+  const T* const* states;    // [S]
+  const T* const* first;     // [blocks]
+  const T* const* second;    // [blocks]
+  const T* const* gamma;     // [B]; null: no norm has one. So are the next three.
+  const T* const* beta;
+  const T* const* running_mean;
+  const T* const* running_var;
+  // backward; null = nobody asked
+  T* const* grad_states;
+  T* const* grad_first;
+  T* const* grad_second;
+  T* const* grad_gamma;
+  T* const* grad_beta;
+};
+
+template <typename T, typename M>
+struct Cell {
+  CellTables<T> table;
+  int groups, inputs, shared, nodes, ops, norms, blocks, pools, multiplier, stride;
+  int channels;     // of nodes and maps
+  int in_channels;  // of input states; others than `channels` in a cell of one op only
+  int height, width, node_height, node_width;
+  int64_t images;  // per group
+  int64_t slot;
+  const T* weights;  // [G, K]; null for ones
+  T* maps;
+  M* raw;
+  T* mean;     // [G, B, C]
+  T* var;      // [G, B, C]
+  T* scale;    // [G, B, C]: gamma / sigma
+  T* partial;  // see the kernels that write it
+  T* output;   // [G * N, H', W', multiplier * C]
+  // backward
+  const T* grad_output;
+  T* grad_nodes;  // [nodes] slots
+  T* grad_inner;  // slots, by `inner` of the chain's second block
+  T* grad_rows;   // slots of grad_rows_slot elements, by `rows` of a block
+  int64_t grad_rows_slot;
+  T* grad_scale;  // [G, B, C]: dL/dy = grad_scale * ((g - grad_mean) - grad_slope * (y - mean))
+  T* grad_mean;   // [G, B, C]
+  T* grad_slope;  // [G, B, C]
+  T* partial_weights;
+  int64_t partial_weights_row;
+  T* grad_weights;  // [G, K] or null
+};
+
+// The table's bytes that one launch carries: with a pointer and a count within what parameters may
+// have, 4 KiB before CUDA 12.1.
+#if defined(CUDART_VERSION) && CUDART_VERSION < 12010
+constexpr int kTableWords = 254;
+#else
+constexpr int kTableWords = 2046;
+#endif
+using TableWord = Vec<uint64_t, 2>;
+
+struct TablePart {
+  TableWord words[kTableWords];
+  TableWord* to;
+  int count;
+};
+static_assert(sizeof(TablePart) <= 32764, "the limit of kernel parameters");
+
+__global__ __launch_bounds__(kThreads) void cell_table(const __grid_constant__ TablePart part) {
+  for (int i = static_cast<int>(threadIdx.x); i < part.count; i += kThreads) {
+    part.to[i] = part.words[i];
+  }
+}
+
+__device__ __forceinline__ bool is_chain(const OpRow& op) { return op.inner_map >= 0; }
+
+__device__ __forceinline__ bool is_batch(const NormRow& norm) {
+  return norm.kind == static_cast<int16_t>(Norm::kBatch);
+}
+
+__device__ __forceinline__ bool is_kind(const BlockRow& block, ConvKind kind) {
+  return block.kind == static_cast<int8_t>(kind);
+}
+
+template <typename Pointer>
+__device__ __forceinline__ Pointer entry(Pointer const* table, int i) {
+  return table == nullptr ? nullptr : table[i];
+}
+
+template <typename T, typename M>
+__device__ __forceinline__ bool op_runs(const Cell<T, M>& c, int group, int k) {
+  return c.table.active[group * c.ops + k] != 0;
+}
+
+template <typename T, typename M>
+__device__ __forceinline__ T op_weight(const Cell<T, M>& c, int group, int k) {
+  return c.weights == nullptr ? T(1) : c.weights[group * c.ops + k];
+}
+
+// A row of [G, B, C].
+template <typename T, typename M>
+__device__ __forceinline__ int64_t norm_row(const Cell<T, M>& c, int group, int norm) {
+  return (static_cast<int64_t>(group) * c.norms + norm) * c.channels;
+}
+
+// The grid of positions of a map.
+struct Plane {
+  int height, width;
+  __device__ __forceinline__ int size() const { return height * width; }
+};
+
+template <typename T, typename M>
+__device__ __forceinline__ Plane node_plane(const Cell<T, M>& c) {
+  return {c.node_height, c.node_width};
+}
+
+template <typename T, typename M>
+__device__ __forceinline__ bool is_input(const Cell<T, M>& c, int state) {
+  return state < c.inputs;
+}
+
+template <typename T, typename M>
+__device__ __forceinline__ Plane state_plane(const Cell<T, M>& c, int state) {
+  if (is_input(c, state)) return {c.height, c.width};
+  return node_plane(c);
+}
+
+template <typename T, typename M>
+__device__ __forceinline__ int state_channels(const Cell<T, M>& c, int state) {
+  return is_input(c, state) ? c.in_channels : c.channels;
+}
+
+// Image 0 of the group; of a shared state the group's images are everybody's.
+template <typename T, typename M>
+__device__ __forceinline__ const T* state_of(const Cell<T, M>& c, int state, int group) {
+  const int64_t image =
+      static_cast<int64_t>(state_plane(c, state).size()) * state_channels(c, state);
+  if (!is_input(c, state)) {
+    return c.maps + c.table.node_maps[state - c.inputs] * c.slot + group * c.images * image;
+  }
+  return c.table.states[state] + (state < c.shared ? 0 : group * c.images * image);
+}
+
+template <typename T, typename M>
+__device__ __forceinline__ int64_t node_image(const Cell<T, M>& c) {
+  return static_cast<int64_t>(c.node_height) * c.node_width * c.channels;
+}
+
+// Image 0 of the group in a slot.
+template <typename T, typename M>
+__device__ __forceinline__ M* raw_of(const Cell<T, M>& c, int map, int group) {
+  return c.raw + map * c.slot + group * c.images * node_image(c);
+}
+
+template <typename T, typename M>
+__device__ __forceinline__ T* map_of(const Cell<T, M>& c, int map, int group) {
+  return c.maps + map * c.slot + group * c.images * node_image(c);
+}
+
+template <typename T, typename M>
+__device__ __forceinline__ T* grad_node_of(const Cell<T, M>& c, int state, int group) {
+  return c.grad_nodes + (state - c.inputs) * c.slot + group * c.images * node_image(c);
+}
+
+template <typename T, typename M>
+__device__ __forceinline__ T* grad_state_of(const Cell<T, M>& c, int state, int group) {
+  if (!is_input(c, state)) return grad_node_of(c, state, group);
+  const int64_t image = static_cast<int64_t>(c.height) * c.width * c.in_channels;
+  return c.table.grad_states[state] + group * c.images * image;
+}
+
+// Positions [begin, begin + count) of a group's images, one behind the other.
+struct Positions {
+  Plane plane;
+  int64_t image;  // in which `begin` lies
+  int rest;       // and where in it
+  int count;
+
+  __device__ __forceinline__ Positions(Plane plane, int64_t images, int64_t begin, int most)
+      : plane(plane) {
+    const int64_t left = images * plane.size() - begin;
+    count = static_cast<int>(left < most ? (left > 0 ? left : 0) : most);
+    image = begin / plane.size();
+    rest = static_cast<int>(begin - image * plane.size());
+  }
+};
+
+struct Spot {
+  int64_t image;
+  int h, w;
+};
+
+__device__ __forceinline__ Spot spot(const Positions& p, int i) {
+  const int at = p.rest + i;
+  const int image = at / p.plane.size();
+  const int inside = at - image * p.plane.size();
+  const int h = inside / p.plane.width;
+  return {p.image + image, h, inside - h * p.plane.width};
+}
+
+template <typename T>
+__device__ __forceinline__ T relu(T x) {
+  return x < T(0) ? T(0) : x;  // NaN stays
+}
+
+// Elements of maps are computed with as T.
+__device__ __forceinline__ float widen(float x) { return x; }
+__device__ __forceinline__ double widen(double x) { return x; }
+__device__ __forceinline__ float widen(BFloat16 x) {
+  return __builtin_bit_cast(float, static_cast<uint32_t>(x.bits) << 16);
+}
+
+template <typename M, typename T>
+__device__ __forceinline__ M narrow(T x) {
+  return x;
+}
+// To nearest, ties to even; a NaN stays one.
+template <>
+__device__ __forceinline__ BFloat16 narrow<BFloat16, float>(float x) {
+  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
+  if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
+  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
+}
+
+template <typename T, int V, typename M>
+__device__ __forceinline__ Vec<T, V> load_wide(const M* from) {
+  const Vec<M, V> value = load<M, V>(from);
+  Vec<T, V> wide;
+#pragma unroll
+  for (int lane = 0; lane < V; ++lane) wide.lane[lane] = widen(value.lane[lane]);
+  return wide;
+}
+
+template <int V, typename M, typename T>
+__device__ __forceinline__ void store_narrow(M* to, const Vec<T, V>& value) {
+  Vec<M, V> stored;
+#pragma unroll
+  for (int lane = 0; lane < V; ++lane) stored.lane[lane] = narrow<M>(value.lane[lane]);
+  *reinterpret_cast<Vec<M, V>*>(to) = stored;
+}
+
+}  // namespace
+}  // namespace darts_fast::cuda

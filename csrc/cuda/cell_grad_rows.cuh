@@ -1,0 +1,90 @@
+// SPDX-License-Identifier: Apache-2.0
+// The matrix half of a cell's backward: dL/dy, made on load from dL/d node and y, times the
+// transposed matrices of the blocks.
+//
+// A separable block gets the gradient of its depthwise outputs, [node's plane, its input channels];
+// a dense one or a reduce that of its input behind the ReLU, [input's plane, input channels].
+// grid = (tiles, groups * chunks of input channels, blocks).
+//
+// Bytes: y and g read once, the result written once and read once by cell_grad_states: kept
+// nowhere, it lives until its launch is over. To keep it in shared memory would cost its halo: at a
+// reach of 4 (dilated 5x5) and 16 x 16 positions four times the bytes of y and g, and the products.
+#pragma once
+
+#include "cuda/cell_product.cuh"
+
+namespace darts_fast::cuda {
+namespace {
+
+// Channels [ch, ch + depths) of dL/dy where matrix `tap` of the block takes it from for each
+// position of the tile; 0 where there is none.
+template <typename T, typename M, int V>
+__device__ __forceinline__ void fill_gradient(Operands<T>& s, const OuterGradient<T, M>& outer,
+                                              const BlockRow& b, const Plane& plane, int stride,
+                                              const Positions& tile, int positions, int channels,
+                                              int tap, int ch, int depths) {
+  const bool dense = is_kind(b, ConvKind::kDense);
+  const bool separable = is_kind(b, ConvKind::kSeparable);
+  const int pad = b.dilation * (b.kernel - 1) / 2;
+  fill_rows<V>(s.a, positions, tile.count, depths, [&](int p, int d) {
+    const Spot at = spot(tile, p);
+    int h = at.h, w = at.w;
+    if (!separable) {
+      h = dense ? h + pad - tap / b.kernel : h - tap;
+      w = dense ? w + pad - tap % b.kernel : w - tap;
+      if (h < 0 || w < 0 || h % stride != 0 || w % stride != 0) return zeros<T, V>();
+      h /= stride;
+      w /= stride;
+      if (!inside(plane, h, w)) return zeros<T, V>();
+    }
+    const int64_t position = at.image * plane.size() + h * plane.width + w;
+    return load_gradient<T, M, V>(outer, position * channels + ch + d, ch + d);
+  });
+}
+
+template <typename T, typename M, int V>
+__global__ __launch_bounds__(kThreads,
+                             kResident<T>) void cell_grad_rows(const __grid_constant__ Cell<T, M> c,
+                                                               int list) {
+  __shared__ Operands<T> s;
+  const int block = c.table.lists[list + static_cast<int>(blockIdx.z)];
+  const BlockRow& b = c.table.blocks[block];
+  const OpRow& op = c.table.ops[b.op];
+  const bool from_state = block == op.block;
+  const int inputs = from_state ? state_channels(c, op.source) : c.channels;
+  const Micro micro(inputs);
+  const int group = static_cast<int>(blockIdx.y) / micro.chunks;
+  const int first_input = (static_cast<int>(blockIdx.y) - group * micro.chunks) * kWidth;
+  if (group >= c.groups || !op_runs(c, group, b.op)) return;
+  const Plane plane = node_plane(c);
+  const bool separable = is_kind(b, ConvKind::kSeparable);
+  const Plane to = separable || !from_state ? plane : state_plane(c, op.source);
+  const int stride = from_state && is_input(c, op.source) ? c.stride : 1;
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * micro.positions();
+  const Positions tile(to, c.images, begin, micro.positions());
+  if (tile.count == 0) return;
+  const OuterGradient<T, M> outer = block_gradient(c, block, group);
+  const MicroPlace place(micro);
+  Accumulator<T> sum;
+#pragma unroll
+  for (int i = 0; i < kMicro; ++i) sum[i] = zeros<T, kMicro>();
+  for (int tap = 0; tap < matrices(b); ++tap) {
+    const BlockMatrix<T> matrix = block_matrix(c, block, inputs, tap);
+    for (int ch = 0; ch < c.channels; ch += kDepth) {
+      const int depths = least(c.channels - ch, kDepth);
+      fill_gradient<T, M, V>(s, outer, b, plane, stride, tile, micro.positions(), c.channels, tap,
+                             ch, depths);
+      fill_matrix<true>(s, depths, least(inputs - first_input, kWidth),
+                        [&](int d, int i) { return matrix(ch + d, first_input + i); });
+      __syncthreads();
+      multiply(s, place, sum);
+      __syncthreads();
+    }
+  }
+  T* out = c.grad_rows + b.rows * c.grad_rows_slot +
+           (group * c.images * to.size() + begin) * static_cast<int64_t>(inputs);
+  store_tile<V>(out, inputs, place, tile.count, first_input, sum);
+}
+
+}  // namespace
+}  // namespace darts_fast::cuda

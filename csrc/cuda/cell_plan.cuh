@@ -1,0 +1,274 @@
+// SPDX-License-Identifier: Apache-2.0
+// The host's side of a launch: the plan as tables for the device, and what each launch works
+// through. Shared by forward and backward.
+#pragma once
+
+#include <cstring>
+#include <limits>
+#include <type_traits>
+#include <vector>
+
+#include "cuda/cell.cuh"
+#include "cuda/mixed_cell_launch.h"
+
+namespace darts_fast::cuda {
+namespace {
+
+// Tables one behind the other, each aligned to 16 bytes.
+class TableBytes {
+ public:
+  template <typename Row>
+  size_t add(const Row* rows, int64_t count) {
+    const size_t at = bytes_.size(), size = static_cast<size_t>(count) * sizeof(Row);
+    bytes_.resize(at + (size + 15) / 16 * 16);
+    if (size > 0) std::memcpy(bytes_.data() + at, rows, size);
+    return at;
+  }
+  template <typename Row>
+  size_t add(const std::vector<Row>& rows) {
+    return add(rows.data(), static_cast<int64_t>(rows.size()));
+  }
+
+  size_t size() const { return bytes_.size(); }
+
+  // Enqueues what puts them at `to`.
+  void upload(void* to, cudaStream_t stream) const {
+    const int words = static_cast<int>(bytes_.size() / sizeof(TableWord));
+    for (int from = 0; from < words; from += kTableWords) {
+      TablePart part;
+      part.to = static_cast<TableWord*>(to) + from;
+      part.count = words - from < kTableWords ? words - from : kTableWords;
+      std::memcpy(part.words, bytes_.data() + from * sizeof(TableWord),
+                  part.count * sizeof(TableWord));
+      launch("cell_table", cell_table, 1, kThreads, stream, part);
+    }
+  }
+
+ private:
+  std::vector<unsigned char> bytes_;
+};
+
+// Entries of `lists` that one launch works through.
+struct ListRange {
+  int at = 0, count = 0;
+};
+
+class Lists {
+ public:
+  ListRange add(const std::vector<int64_t>& entries) {
+    const ListRange range = {static_cast<int>(entries_.size()), static_cast<int>(entries.size())};
+    for (const int64_t entry : entries) entries_.push_back(static_cast<int16_t>(entry));
+    return range;
+  }
+  const std::vector<int16_t>& entries() const { return entries_; }
+
+ private:
+  std::vector<int16_t> entries_;
+};
+
+// Scratch arrays one behind the other; sizes first, with `next` 0.
+struct ScratchArrays {
+  uintptr_t next = 0;
+
+  template <typename Element>
+  Element* take(int64_t elements) {
+    Element* array = reinterpret_cast<Element*>(next);
+    next += (static_cast<uintptr_t>(elements) * sizeof(Element) + 15) / 16 * 16;
+    return array;
+  }
+};
+
+inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
+
+inline unsigned grid_size(int64_t blocks) { return static_cast<unsigned>(blocks); }
+
+// A plan with its tables, under construction.
+template <typename T, typename M>
+class CellTablesBuilder {
+ public:
+  CellTablesBuilder(const CellArguments<T, M>& p, int64_t in_channels) : p_(p), s_(p.plan.shape) {
+    refuse_large(in_channels);
+    for (int64_t k = 0; k < s_.ops; ++k) add_op(k);
+    for (int64_t b = 0; b < s_.blocks; ++b) {
+      const ConvBlock& block = p.plan.blocks[b];
+      blocks.push_back({short_of(p.plan.block_op[b]), static_cast<int8_t>(block.kind),
+                        static_cast<int8_t>(block.kernel), short_of(block.dilation), 0, 0});
+    }
+    for (int64_t i = 0; i < s_.pools; ++i) {
+      const CellPool& pool = p.plan.pools[i];
+      pools_.push_back({short_of(pool.source), short_of(static_cast<int64_t>(pool.kind)),
+                        short_of(pool.map), 0});
+    }
+    for (int64_t i = 0; i < s_.nodes; ++i) node_maps_.push_back(short_of(p.plan.node_map[i]));
+    fill_cell(in_channels);
+  }
+
+  bool runs(int64_t k) const {
+    for (int64_t g = 0; g < s_.groups; ++g) {
+      if (active_[g * s_.ops + k] != 0) return true;
+    }
+    return false;
+  }
+  bool runs_block(int64_t b) const { return runs(p_.plan.block_op[b]); }
+
+  // Ops of a list of the plan but for `none`.
+  std::vector<int64_t> ops_of(const CellList& list, int64_t state) const {
+    std::vector<int64_t> ops;
+    for (int64_t i = list.at[state]; i < list.at[state + 1]; ++i) {
+      if (p_.plan.ops[list.entries[i]].kind != CellOpKind::kNone) ops.push_back(list.entries[i]);
+    }
+    return ops;
+  }
+
+  const CellShape& shape() const { return s_; }
+  const CellOp& op(int64_t k) const { return p_.plan.ops[k]; }
+
+  // Everything that both directions have; `extra` adds what one of them has.
+  template <typename Extra>
+  void upload(void* to, cudaStream_t stream, Extra extra) {
+    TableBytes bytes;
+    place_tables(bytes, reinterpret_cast<uintptr_t>(to), extra);
+    bytes.upload(to, stream);
+  }
+  template <typename Extra>
+  size_t size(Extra extra) {
+    TableBytes bytes;
+    place_tables(bytes, 0, extra);
+    return bytes.size();
+  }
+
+  Cell<T, M> cell = {};
+  Lists lists;
+  std::vector<BlockRow> blocks;
+
+ private:
+  static int16_t short_of(int64_t value) {
+    if (value > std::numeric_limits<int16_t>::max()) {
+      throw std::runtime_error("mixed_cell: a plan has room for 32767 of each kind, got " +
+                               std::to_string(value));
+    }
+    return static_cast<int16_t>(value);
+  }
+
+  void refuse_large(int64_t in_channels) const {
+    const int64_t channels = s_.channels > in_channels ? s_.channels : in_channels;
+    if (s_.height * s_.width * channels > std::numeric_limits<int32_t>::max()) {
+      throw std::runtime_error("mixed_cell: an image must have less than 2^31 elements, got " +
+                               std::to_string(s_.height) + " x " + std::to_string(s_.width) +
+                               " x " + std::to_string(channels));
+    }
+  }
+
+  void add_op(int64_t k) {
+    const CellOp& op = p_.plan.ops[k];
+    ops_.push_back({short_of(op.source), short_of(op.node), short_of(static_cast<int64_t>(op.kind)),
+                    short_of(op.norm), short_of(op.block), short_of(op.map), short_of(op.inner_map),
+                    short_of(op.pool)});
+  }
+
+  void add_norms() {
+    for (int64_t k = 0; k < s_.ops; ++k) {
+      const CellOp& op = p_.plan.ops[k];
+      const bool chain = op.inner_map >= 0;
+      for (int64_t b = chain ? op.norm - 1 : op.norm; b >= 0 && b <= op.norm; ++b) {
+        const bool inner = b < op.norm;
+        const int64_t block = op.block + (chain && !inner ? 1 : 0);
+        norms_[b] = {short_of(static_cast<int64_t>(p_.norms[b])), short_of(k),
+                     short_of(op.pool >= 0 ? s_.blocks + op.pool : block), inner};
+      }
+    }
+  }
+
+  // Which items run, and of which the statistics are wanted.
+  void add_flags() {
+    const int64_t items = s_.blocks + s_.pools;
+    active_.resize(s_.groups * s_.ops);
+    flags_.resize(s_.groups * items);
+    for (int64_t g = 0; g < s_.groups; ++g) {
+      for (int64_t k = 0; k < s_.ops; ++k) {
+        const CellOp& op = p_.plan.ops[k];
+        active_[g * s_.ops + k] = op.kind != CellOpKind::kNone && p_.active[g * s_.ops + k] != 0;
+      }
+      for (int64_t b = 0; b < s_.norms; ++b) {
+        const NormRow& norm = norms_[b];
+        if (active_[g * s_.ops + norm.op] == 0) continue;
+        uint8_t& flags = flags_[g * items + norm.item];
+        flags |= kRuns;
+        if (norm.kind == static_cast<int16_t>(Norm::kBatch)) flags |= kWantsMoments;
+      }
+    }
+  }
+
+  void fill_cell(int64_t in_channels) {
+    norms_.resize(s_.norms);
+    add_norms();
+    add_flags();
+    cell.groups = static_cast<int>(s_.groups);
+    cell.inputs = static_cast<int>(s_.inputs);
+    cell.shared = static_cast<int>(s_.shared);
+    cell.nodes = static_cast<int>(s_.nodes);
+    cell.ops = static_cast<int>(s_.ops);
+    cell.norms = static_cast<int>(s_.norms);
+    cell.blocks = static_cast<int>(s_.blocks);
+    cell.pools = static_cast<int>(s_.pools);
+    cell.multiplier = static_cast<int>(s_.multiplier);
+    cell.stride = static_cast<int>(s_.stride);
+    cell.channels = static_cast<int>(s_.channels);
+    cell.in_channels = static_cast<int>(in_channels);
+    cell.height = static_cast<int>(s_.height);
+    cell.width = static_cast<int>(s_.width);
+    cell.node_height = static_cast<int>(s_.node_height);
+    cell.node_width = static_cast<int>(s_.node_width);
+    cell.images = s_.images;
+    cell.slot = p_.slot;
+    cell.weights = p_.weights;
+    cell.maps = p_.maps;
+    cell.raw = p_.raw;
+    cell.mean = p_.mean;
+    cell.var = p_.var;
+  }
+
+  template <typename Extra>
+  void place_tables(TableBytes& bytes, uintptr_t to, Extra extra) {
+    CellTables<T>& t = cell.table;
+    const auto put = [&](auto*& pointer, const auto& rows) {
+      pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(to + bytes.add(rows));
+    };
+    // Pointers per norm: none at all where none has any.
+    const auto put_pointers = [&](auto*& pointer, auto* const* entries, int64_t count) {
+      bool any = false;
+      for (int64_t i = 0; entries != nullptr && i < count; ++i) any = any || entries[i] != nullptr;
+      pointer = nullptr;
+      if (any) {
+        pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(
+            to + bytes.add(entries, count));
+      }
+    };
+    put(t.ops, ops_);
+    put(t.blocks, blocks);
+    put(t.pools, pools_);
+    put(t.norms, norms_);
+    put(t.eps, std::vector<double>(p_.eps, p_.eps + s_.norms));
+    put(t.active, active_);
+    put(t.flags, flags_);
+    put(t.lists, lists.entries());
+    put(t.node_maps, node_maps_);
+    put_pointers(t.states, p_.states, s_.inputs);
+    put_pointers(t.first, p_.first, s_.blocks);
+    put_pointers(t.second, p_.second, s_.blocks);
+    put_pointers(t.gamma, p_.gamma, s_.norms);
+    put_pointers(t.beta, p_.beta, s_.norms);
+    extra(t, put_pointers);
+  }
+
+  const CellArguments<T, M>& p_;
+  const CellShape& s_;
+  std::vector<OpRow> ops_;
+  std::vector<PoolRow> pools_;
+  std::vector<NormRow> norms_;
+  std::vector<uint8_t> active_, flags_;
+  std::vector<int16_t> node_maps_;
+};
+
+}  // namespace
+}  // namespace darts_fast::cuda

@@ -1,0 +1,199 @@
+// SPDX-License-Identifier: Apache-2.0
+// The matrix product inside the convolution kernels: positions times channels, in shared memory.
+//
+// A block of kThreads threads makes `rows * 4` positions by `columns * 4` channels, a thread 4 x 4
+// of them in registers. The contracted channels pass by kDepth at a time. Below about 64 channels,
+// where the cells of a search live, a library's product would read the depthwise outputs back from
+// memory, four times the bytes of this one; wider cells are cut into kWidth channels per block, and
+// make the depthwise outputs again for each.
+#pragma once
+
+#include "cuda/cell_input.cuh"
+
+namespace darts_fast::cuda {
+namespace {
+
+constexpr int kDepth = 16;
+constexpr int kWidth = 64;
+constexpr int kMostPositions = 256;
+constexpr int kMostTaps = 49;
+constexpr int kMicro = 4;
+// Blocks that an SM keeps at once, which bounds the registers: in double the operands leave room
+// for few blocks anyway.
+template <typename T>
+constexpr int kResident = sizeof(T) == 8 ? 1 : 2;
+
+// Rows are padded by a vector: threads that fill neighbouring channels hit other banks.
+template <typename T>
+struct Operands {
+  alignas(32) T a[kDepth][kMostPositions + kMicro];
+  alignas(32) T w[kDepth][kWidth + kMicro];
+  T taps[kMostTaps][kDepth];
+};
+
+// How a product of `channels` outputs is cut.
+struct Micro {
+  int columns, rows, chunks;
+
+  __host__ __device__ explicit Micro(int channels) {
+    const int width = channels < kWidth ? channels : kWidth;
+    columns = (width + kMicro - 1) / kMicro;
+    rows =
+        kThreads / columns < kMostPositions / kMicro ? kThreads / columns : kMostPositions / kMicro;
+    chunks = (channels + kWidth - 1) / kWidth;
+  }
+  __host__ __device__ int positions() const { return rows * kMicro; }
+};
+
+// Where a thread works: positions [p, p + 4) of the tile, channels [o, o + 4) of the chunk.
+struct MicroPlace {
+  int row, column, p, o;
+  bool works;
+
+  __device__ __forceinline__ explicit MicroPlace(const Micro& m) {
+    row = static_cast<int>(threadIdx.x) / m.columns;
+    column = static_cast<int>(threadIdx.x) - row * m.columns;
+    works = row < m.rows;
+    p = row * kMicro;
+    o = column * kMicro;
+  }
+};
+
+template <typename T>
+using Accumulator = Vec<T, kMicro>[kMicro];  // [position].lane[channel]
+
+template <typename T>
+__device__ __forceinline__ void multiply(const Operands<T>& s, const MicroPlace& at,
+                                         Accumulator<T>& sum) {
+  if (!at.works) return;
+#pragma unroll 4
+  for (int d = 0; d < kDepth; ++d) {
+    const Vec<T, kMicro> a = load<T, kMicro>(&s.a[d][at.p]);
+    const Vec<T, kMicro> w = load<T, kMicro>(&s.w[d][at.o]);
+#pragma unroll
+    for (int i = 0; i < kMicro; ++i) {
+#pragma unroll
+      for (int j = 0; j < kMicro; ++j) sum[i].lane[j] += a.lane[i] * w.lane[j];
+    }
+  }
+}
+
+// Into a map of `channels`, the tile's first position at `to`.
+template <int V, typename T, typename M>
+__device__ __forceinline__ void store_tile(M* to, int channels, const MicroPlace& place, int count,
+                                           int first_channel, const Accumulator<T>& value) {
+  if (!place.works) return;
+#pragma unroll
+  for (int i = 0; i < kMicro; ++i) {
+    if (place.p + i >= count) continue;
+    M* at = to + (place.p + i) * static_cast<int64_t>(channels);
+#pragma unroll
+    for (int j = 0; j < kMicro; j += V) {
+      const int ch = first_channel + place.o + j;
+      if (ch >= channels) continue;
+      Vec<T, V> part;
+#pragma unroll
+      for (int lane = 0; lane < V; ++lane) part.lane[lane] = value[i].lane[j + lane];
+      store_narrow<V>(at + ch, part);
+    }
+  }
+}
+
+// a[d][p] = value(p, d) for the tile's positions and V depths at once; 0 behind `depths`.
+template <int V, int Row, typename T, typename Value>
+__device__ __forceinline__ void fill_rows(T (&a)[kDepth][Row], int positions, int count, int depths,
+                                          Value value) {
+  constexpr int kVectors = kDepth / V;
+  for (int i = static_cast<int>(threadIdx.x); i < positions * kVectors; i += kThreads) {
+    const int p = i / kVectors;
+    const int d = (i - p * kVectors) * V;
+    const Vec<T, V> v = p < count && d < depths ? value(p, d) : zeros<T, V>();
+#pragma unroll
+    for (int lane = 0; lane < V; ++lane) a[d + lane][p] = v.lane[lane];
+  }
+}
+
+// w[d][o] = value(d, o), 0 behind `depths` and `outputs`. Neighbouring threads have neighbouring
+// depths, or outputs where kAlongOutputs: as the weights lie in memory.
+template <bool kAlongOutputs, typename T, typename Value>
+__device__ __forceinline__ void fill_matrix(Operands<T>& s, int depths, int outputs, Value value) {
+  for (int i = static_cast<int>(threadIdx.x); i < kDepth * kWidth; i += kThreads) {
+    const int d = kAlongOutputs ? i / kWidth : i % kDepth;
+    const int o = kAlongOutputs ? i % kWidth : i / kDepth;
+    s.w[d][o] = d < depths && o < outputs ? value(d, o) : T(0);
+  }
+}
+
+// taps[t][d] of channels [ch, ch + depths).
+template <typename T>
+__device__ __forceinline__ void fill_taps(T (&taps)[kMostTaps][kDepth], const T* weight, int count,
+                                          int ch, int depths) {
+  for (int i = static_cast<int>(threadIdx.x); i < count * kDepth; i += kThreads) {
+    const int d = i / count;
+    const int t = i - d * count;
+    taps[t][d] = d < depths ? weight[static_cast<int64_t>(ch + d) * count + t] : T(0);
+  }
+}
+
+__device__ __forceinline__ int least(int a, int b) { return a < b ? a : b; }
+
+// Channels [ch, ch + depths) of the rows that block b multiplies with matrix `tap`: its depthwise
+// outputs, or the pixels that a tap of a dense convolution sees. Into a[][0 .. positions).
+template <int V, typename T, typename M, int Row>
+__device__ __forceinline__ void fill_input(T (&a)[kDepth][Row], const T (&taps)[kMostTaps][kDepth],
+                                           const BlockInput<T, M>& in, const BlockRow& b,
+                                           const Positions& tile, int positions, int tap, int ch,
+                                           int depths) {
+  if (is_kind(b, ConvKind::kSeparable)) {
+    fill_rows<V>(a, positions, tile.count, depths, [&](int p, int d) {
+      return depthwise<T, M, V>(in, b, spot(tile, p), ch + d, &taps[0][d], kDepth);
+    });
+    return;
+  }
+  const bool dense = is_kind(b, ConvKind::kDense);
+  fill_rows<V>(a, positions, tile.count, depths, [&](int p, int d) {
+    const Spot at = spot(tile, p);
+    const int h = dense ? window_start(b, in.stride, at.h) + tap / b.kernel : 2 * at.h + tap;
+    const int w = dense ? window_start(b, in.stride, at.w) + tap % b.kernel : 2 * at.w + tap;
+    if (!inside(in.plane, h, w)) return zeros<T, V>();
+    return load_input<T, M, V>(in, at.image, h, w, ch + d);
+  });
+}
+
+// Matrices of a block: one, one per tap of a dense convolution, or one per half of a reduce.
+__device__ __forceinline__ int matrices(const BlockRow& b) {
+  if (is_kind(b, ConvKind::kSeparable)) return 1;
+  return is_kind(b, ConvKind::kReduce) ? 2 : b.kernel * b.kernel;
+}
+
+// Element [o, i] of a block's matrix; of a reduce each half has rows of its own, the others are 0.
+template <typename T>
+struct BlockMatrix {
+  const T* weight;
+  int64_t row;   // elements from output to output
+  int64_t step;  // from input to input
+  int begin, end;
+
+  __device__ __forceinline__ T operator()(int o, int i) const {
+    return o >= begin && o < end ? weight[(o - begin) * row + i * step] : T(0);
+  }
+};
+
+template <typename T, typename M>
+__device__ __forceinline__ BlockMatrix<T> block_matrix(const Cell<T, M>& c, int block, int inputs,
+                                                       int tap) {
+  const BlockRow& b = c.table.blocks[block];
+  if (is_kind(b, ConvKind::kSeparable)) {
+    return {c.table.second[block], inputs, 1, 0, c.channels};
+  }
+  if (is_kind(b, ConvKind::kReduce)) {
+    const int half = c.channels / 2;
+    return {tap == 0 ? c.table.first[block] : c.table.second[block], inputs, 1, tap * half,
+            (tap + 1) * half};
+  }
+  const int taps = b.kernel * b.kernel;
+  return {c.table.first[block] + tap, static_cast<int64_t>(inputs) * taps, taps, 0, c.channels};
+}
+
+}  // namespace
+}  // namespace darts_fast::cuda

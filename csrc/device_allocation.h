@@ -1,0 +1,34 @@
+// SPDX-License-Identifier: Apache-2.0
+// Device memory of a call, from torch's allocator and for the current stream.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+#include <ATen/ops/empty.h>
+
+namespace darts_fast::cuda {
+
+// [N, C, H, W], channels_last.
+inline at::Tensor empty_maps(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  return at::empty(sizes, options, at::MemoryFormat::ChannelsLast);
+}
+
+inline at::Tensor empty_plain(at::IntArrayRef sizes, const at::TensorOptions& options) {
+  return at::empty(sizes, options);
+}
+
+// Gives out one block, and keeps it until it goes itself: behind the launches, in stream order.
+class Scratch {
+ public:
+  explicit Scratch(const at::Tensor& like) : options_(like.options().dtype(at::kByte)) {}
+
+  void* operator()(size_t bytes) {
+    memory_ = at::empty({static_cast<int64_t>(bytes)}, options_.memory_format(std::nullopt));
+    return memory_.mutable_data_ptr();
+  }
+
+ private:
+  at::TensorOptions options_;
+  at::Tensor memory_;
+};
+
+}  // namespace darts_fast::cuda

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA half of mixed_cell, relu_conv_norm and move_running_statistics, emulated on the CPU."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+import torch
+from simt_build import Build, missing_tools
+from simulator import Order, Simulated
+
+import darts_fast
+from darts_fast import _ops
+from darts_fast._ops import _mixed_cell, _relu_conv_norm
+from darts_fast._ops._direct import direct
+
+BUILD = "DARTS_TEST_BUILD"  # the environment variable that names what checks the kernels
+
+MARKS = [
+    pytest.mark.filterwarnings("error"),
+    # The emulated kernels would replace those of a build with CUDA.
+    pytest.mark.skipif(
+        bool(missing_tools()) or darts_fast._extension._C.with_cuda,
+        reason="needs g++, objcopy and a build without CUDA",
+    ),
+]
+
+_KERNELS = ["cuda/running_statistics_kernels.cu"]
+_BINDINGS = [
+    *(f"mixed_cell_{part}.cpp" for part in ("checks", "slots", "gradients")),
+    *(f"cuda/{name}.cpp" for name in ("relu_conv_norm", "running_statistics")),
+]
+
+
+class SimulatedCell(Simulated):
+    """One library for the three ops: they share kernels."""
+
+    def __init__(self, folder: Path, build: Build = Build.PLAIN) -> None:
+        super().__init__(folder, "mixed_cell", build, kernels=_KERNELS, bindings=_BINDINGS)
+
+    def replace(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """Puts the emulated kernels in the place of the CPU's, for all that is called in Python."""
+        for module, name in ((_mixed_cell, "mixed_cell"), (_relu_conv_norm, "relu_conv_norm")):
+            self._replace_op(monkeypatch, module, name)
+        move = _ops.move_running_statistics
+        monkeypatch.setattr(
+            _ops, "move_running_statistics", lambda *arguments: self.call(move, *arguments)
+        )
+
+    def _replace_op(self, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> None:
+        forward, backward = getattr(module, name), getattr(module, f"{name}_backward")
+
+        def simulated_forward(*arguments: Any) -> Any:
+            return self.call(forward, *arguments)
+
+        def simulated_backward(*arguments: Any) -> Any:
+            return self.call(backward, *arguments)
+
+        # The registered formula, which finds the backward by its name.
+        monkeypatch.setattr(module, f"{name}_backward", simulated_backward)
+        function = direct(simulated_forward, module._setup, module._autograd)
+        monkeypatch.setattr(_ops, f"call_{name}", function)
+        monkeypatch.setattr(_ops, name, simulated_forward)
+
+
+@cache
+def _simulated() -> SimulatedCell:
+    # Of a process: a library registers its kernels once.
+    with tempfile.TemporaryDirectory() as folder:
+        return SimulatedCell(Path(folder), Build(os.environ.get(BUILD, "plain")))
+
+
+@pytest.fixture(autouse=True)
+def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedCell]:
+    """Emulated kernels in the place of the CPU's; outputs and scratch start as NaN.
+
+    By itself, for tests that ask for no backend by name: those of running statistics.
+    """
+    simulated = _simulated()
+    simulated.replace(monkeypatch)
+    simulated.set_order(Order.SHUFFLED)
+    torch.use_deterministic_algorithms(True)  # fills what torch.empty allocates
+    yield simulated
+    torch.use_deterministic_algorithms(False)

@@ -1,0 +1,54 @@
+# SPDX-License-Identifier: Apache-2.0
+# ruff: noqa: F401, F811  (the imported tests run here, with the imported `backend`)
+"""What tests/test_mixed_cell_cuda.py shows, at more sizes and under the sanitizers."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from cell_cases import assert_matches_reference
+from simt_build import ROOT, SANITIZER_OPTIONS, Build
+from simulated_cell import BUILD, MARKS, backend
+from test_mixed_cell import test_any_size, test_any_strides, test_each_kind
+from test_mixed_cell_bf16 import (
+    test_what_bfloat16_holds_is_kept_exactly,
+    test_what_is_stored_is_the_nearest_value,
+)
+from test_mixed_cell_contract import test_gradcheck_of_a_cell, test_gradcheck_of_an_edge
+from test_mixed_cell_shared import (
+    test_equal_to_stacked_states,
+    test_one_group_shares_nothing_and_everything,
+    test_without_images,
+)
+from test_relu_conv_norm import test_any_number_of_channels as test_channels_of_relu_conv_norm
+from test_relu_conv_norm import test_any_size as test_sizes_of_relu_conv_norm
+
+pytestmark = [*MARKS, pytest.mark.slow]
+
+
+def test_a_real_cell_of_a_search(backend):
+    cell = {"inputs": 2, "nodes": 4, "multiplier": 4, "channels": 16, "size": (32, 32)}
+    assert_matches_reference(torch.float64, **cell)
+
+
+def test_many_tiles(backend):
+    # More positions than a tile has, and more tiles than a warp has lanes.
+    assert_matches_reference(names=("sep_3", "max_pool"), batch=9, size=(33, 32), channels=4)
+
+
+@pytest.mark.parametrize("build", [Build.ADDRESS, Build.THREAD, Build.COUNT])
+def test_under_every_check(build):
+    preload = build.preload()
+    if preload is None:
+        pytest.skip(f"the compiler has no shared runtime of the {build.value} sanitizer")
+    environment = {**os.environ, **SANITIZER_OPTIONS, **preload, BUILD: build.value}
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    command += ["tests/test_mixed_cell_cuda.py"]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
