@@ -26,7 +26,8 @@ from darts_fast.nn.cell import Cell
 from darts_fast.nn.fused_cell import run_cell, run_preprocess, runs_native
 from darts_fast.nn.mixed_op import MixedOp
 from darts_fast.nn.nasbench201 import NAS201SearchCell
-from darts_fast.nn.plan import CellPlan, Watch, describe, plan_cell
+from darts_fast.nn.plan import CellPlan, describe, plan_cell
+from darts_fast.nn.watch import Watch, children_of
 
 __all__ = ["accelerate", "accelerated", "restore"]
 
@@ -197,7 +198,7 @@ class _FusedForward:
         self.module = module
         self.zero = zero
         self.structure = _structure(module)
-        self.watch = Watch(module)
+        self.watch = Watch(children_of(module))
         self.settings = _settings(module)
         self.inputs = 3 if self.structure.preprocess else 2
         parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
@@ -235,7 +236,7 @@ class _FusedForward:
     def is_current(self, *, whole: bool = False) -> bool:
         """Whether the module is what was proven; `whole`, also that nothing in it has hooks."""
         return (
-            self.watch.same()
+            self.watch.same(children_of(self.module))
             and all(vars(module).get(name) == value for module, name, value in self.settings)
             and (not whole or self.watch.untouched())
         )

@@ -30,13 +30,13 @@ def images(*shape: int, seed: int = 1) -> Tensor:
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
     """Dtype of the states and number of operations of every call of the native cell."""
     seen: Calls = []
-    op = _ops.call_mixed_cell
+    op = _ops.mixed_cell
 
     def counted(states: list[Tensor], weights: Tensor, *rest: object) -> object:
         seen.append((states[0].dtype, weights.numel()))
         return op(states, weights, *rest)
 
-    monkeypatch.setattr(_ops, "call_mixed_cell", counted)
+    monkeypatch.setattr(_ops, "mixed_cell", counted)
     return seen
 
 

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
@@ -10,6 +11,8 @@ import pytest
 import torch
 from cell_cases import DARTS, KINDS, NASBENCH201, Case, make_case, op_arguments
 from torch import Tensor
+from torch.autograd import forward_ad
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from darts_fast import _ops, functional, reference
 from darts_fast.backend import use_backend, use_bf16_maps
@@ -232,8 +235,8 @@ def test_saving_changes_no_result(backend, dtype):
 
 def test_nothing_is_saved_where_no_gradient_is_wanted(monkeypatch):
     seen = []
-    inner = _ops.call_mixed_cell
-    monkeypatch.setattr(_ops, "call_mixed_cell", lambda *a: seen.append(a[-1]) or inner(*a))
+    inner = _ops.mixed_cell
+    monkeypatch.setattr(_ops, "mixed_cell", lambda *a: seen.append(a[-1]) or inner(*a))
     case = make_case(NASBENCH201)
     case.run()
     with torch.no_grad():
@@ -250,12 +253,26 @@ def test_a_gradient_needs_what_was_saved():
         output.sum().backward()
 
 
-def test_only_wanted_gradients_are_computed(monkeypatch):
-    seen = []
-    inner = _ops.mixed_cell_backward
-    monkeypatch.setattr(
-        _ops._mixed_cell, "mixed_cell_backward", lambda *a: seen.append(a[-1]) or inner(*a)
-    )
+class Masks(TorchDispatchMode):
+    """What is asked of every mixed_cell_backward."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: list[list[bool]] = []
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        if func is _ops.mixed_cell_backward:
+            self.seen.append(list(args[-1]))
+        return func(*args, **(kwargs or {}))
+
+
+def in_order(case: Case, wanted: set[str]) -> list[bool]:
+    """`wanted`, as the mask of mixed_cell_backward has it."""
+    groups = ("state ", "weights", " convolution ", " gamma ", " beta ")
+    return [name in wanted for part in groups for name in case.named_leaves if part in name]
+
+
+def test_only_wanted_gradients_are_computed():
     case = make_case(("identity", "dil_3", "dense_1", "max_pool"), inputs=2, affine=True)
     wanted = {"state 1", "weights", "op 1 separable convolution 1", "op 2 dense gamma 0"}
     leaves = case.named_leaves
@@ -263,12 +280,50 @@ def test_only_wanted_gradients_are_computed(monkeypatch):
     case.active = torch.ones(1, 8, dtype=torch.bool)
     case.active[0, 2] = False
     leaves = case.named_leaves
-    case.run().output.sum().backward()
+    with Masks() as masks:
+        case.run().output.sum().backward()
     wanted.remove("op 2 dense gamma 0")
-    groups = ("state ", "weights", " convolution ", " gamma ", " beta ")
-    order = [name for part in groups for name in leaves if part in name]
-    assert seen == [[name in wanted for name in order]]
+    assert masks.seen == [in_order(case, wanted)]
     assert {name for name, leaf in leaves.items() if leaf.grad is not None} == wanted
+
+
+def test_a_gradient_of_some_computes_no_other():
+    case = make_case(("identity", "dil_3", "max_pool"), affine=True)
+    with Masks() as masks:
+        found = torch.autograd.grad(case.run().output.square().sum(), case.weights)
+    assert masks.seen == [in_order(case, {"weights"})]
+    expected = torch.autograd.grad(case.run().output.square().sum(), case.leaves)
+    position = list(case.named_leaves).index("weights")
+    assert torch.equal(found[0], expected[position])
+
+
+def test_gradients_share_no_elements():
+    case = make_case(("dil_3", "sep_3", "dense_3"), affine=True)
+    case.run().output.square().sum().backward()
+    before = [leaf.grad.clone() for leaf in case.leaves]
+    for i, leaf in enumerate(case.leaves):
+        leaf.grad.mul_(i + 2)
+    for i, (leaf, grad) in enumerate(zip(case.leaves, before, strict=True)):
+        assert torch.equal(leaf.grad, grad * (i + 2))
+
+
+def test_what_a_gradient_needs_must_stay_as_it_was():
+    case = make_case(("dil_3",))
+    output = case.run().output
+    with torch.no_grad():
+        case.leaves[-1].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def test_forward_derivatives_are_refused():
+    case = make_case(("dil_3", "identity"))
+    with forward_ad.dual_level():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own use of torch.jit
+            case.weights = forward_ad.make_dual(case.weights, torch.ones_like(case.weights))
+        with pytest.raises(RuntimeError, match="jvp is not implemented"):
+            case.run()
 
 
 @pytest.mark.parametrize("save", [True, False])

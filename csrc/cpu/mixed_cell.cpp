@@ -14,6 +14,7 @@
 #include "cpu/mixed_cell_dispatch.h"
 #include "cpu/pointers.h"
 #include "cpu/workspace.h"
+#include "cpu/zeros.h"
 #include "mixed_cell_checks.h"
 
 namespace darts_fast::cpu {
@@ -264,12 +265,7 @@ Backward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved, con
   const Tensor given_mean = mean.contiguous(), given_var = var.contiguous();
   size_t next = 0;
   const auto wanted = [&](at::TensorList like) {
-    std::vector<Tensor> grads;
-    for (const Tensor& tensor : like) {
-      const bool want = output_mask[next++] && tensor.numel() > 0;
-      grads.push_back(want ? at::zeros(tensor.sizes(), options) : at::empty({0}, options));
-    }
-    return grads;
+    return zeros_where([&] { return output_mask[next++]; }, like, options);
   };
   std::vector<Tensor> grad_states;
   for (const Tensor& state : a.states) {

@@ -22,9 +22,9 @@ void move(T* running, const T* batch, double scale, double momentum, int64_t cha
   }
 }
 
-// `tracked` has a counter for every norm, or an empty tensor for one that has none; a momentum of
-// NaN stands for the cumulative average, which needs the counter. Without values (count 0) only the
-// counters move.
+// A norm whose running mean is an empty tensor is left alone. `tracked` has a counter for every
+// norm, or an empty tensor for one that has none; a momentum of NaN stands for the cumulative
+// average, which needs the counter. Without values (count 0) only the counters move.
 void move_running_statistics(at::TensorList running_means, at::TensorList running_vars,
                              at::TensorList tracked, const Tensor& mean, const Tensor& var,
                              at::ArrayRef<double> momenta, int64_t count) {
@@ -40,6 +40,7 @@ void move_running_statistics(at::TensorList running_means, at::TensorList runnin
   const int64_t channels = mean.size(1);
   const Tensor batch_mean = mean.contiguous(), batch_var = var.contiguous();
   for (size_t i = 0; i < norms; ++i) {
+    if (running_means[i].numel() == 0) continue;
     check_like(op, "running_means", running_means[i], {channels}, mean);
     check_like(op, "running_vars", running_vars[i], {channels}, mean);
     TORCH_CHECK_VALUE(running_means[i].is_contiguous() && running_vars[i].is_contiguous(), op,
@@ -55,6 +56,7 @@ void move_running_statistics(at::TensorList running_means, at::TensorList runnin
   const double unbiased = count > 1 ? static_cast<double>(count) / (count - 1) : 1.0;
   AT_DISPATCH_FLOATING_TYPES(mean.scalar_type(), op, [&] {
     for (size_t i = 0; i < norms; ++i) {
+      if (running_means[i].numel() == 0) continue;
       double momentum = momenta[i];
       if (tracked[i].numel() == 1) {
         const int64_t batches = ++*tracked[i].mutable_data_ptr<int64_t>();

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -13,7 +14,7 @@ from torch.nn import functional
 from darts_fast.nn import Network, Supernet
 from darts_fast.nn.fused_cell import runs_native
 from darts_fast.nn.operations import Noise
-from darts_fast.nn.plan import Watch, has_hooks
+from darts_fast.nn.watch import Watch
 from darts_fast.selection.engine.changes import gather
 from darts_fast.selection.engine.memory import parse_memory
 from darts_fast.selection.engine.restore import keyed_draws, untouched
@@ -99,9 +100,15 @@ class MaskedEvaluation:
         self.batches = 0
         own = {name: weights.detach() for name, weights in net.edge_weights().items()}
         self._tables = gather(own, tables)
-        self._watch: Watch | None = None
+        # The thousands of modules of a network are listed once.
+        self._watch = Watch([net])
         self._stages: Walk | None = None
-        self._buffers = sum(buffer.nbytes for buffer in net.buffers())
+        self._buffers = sum(
+            buffer.nbytes
+            for module in self._watch.modules
+            for buffer in module._buffers.values()
+            if buffer is not None
+        )
         self._budget = None
         if max_memory is not None:
             self._budget = parse_memory("MaskedEvaluation", max_memory)
@@ -129,8 +136,15 @@ class MaskedEvaluation:
         images = images.to(parameter.device, parameter.dtype)
         labels = labels.to(parameter.device)
         distinct = list(dict.fromkeys(position[row] for row in wanted))
+        if not self._watch.same([self.net]):
+            self._watch, self._stages = Watch([self.net]), None
         walk = self._walk(images)
-        with untouched(self.net, self.bn, keep_rng=self.seed is not None), torch.no_grad():
+        with (
+            untouched(
+                self.net, self.bn, keep_rng=self.seed is not None, modules=self._watch.modules
+            ),
+            torch.no_grad(),
+        ):
             if walk is None:
                 sums = self._one_by_one(images, labels, distinct)
             else:
@@ -155,17 +169,18 @@ class MaskedEvaluation:
             or not runs_native(images, next(iter(self._tables.reference.values())))
             or torch.is_autocast_enabled("cpu")  # a cell in parts would round nodes between them
             or (isinstance(net, Network) and net.drop_path_prob > 0 and self.bn != "running")
-            or (self.seed is None and any(isinstance(op, Noise) for op in net.modules()))
+            or (self.seed is None and any(isinstance(op, Noise) for op in self._watch.modules))
             or images.ndim != 4
             or images.shape[1] != 3
             or len(images) == 0
         ):
             return None
+        if not self._watch.untouched():
+            return None
         # Plans of all cells take longer to make than small batches to evaluate.
-        if self._watch is None or not self._watch.same():
-            self._watch = Watch(net)
-            self._stages = Walk(net) if can_walk(net) else None
-        return None if has_hooks(net) or not self._watch.untouched() else self._stages
+        if self._stages is None and can_walk(net):
+            self._stages = Walk(net)
+        return self._stages
 
     def _one_by_one(
         self, images: Tensor, labels: Tensor, indices: Sequence[int]
@@ -173,7 +188,7 @@ class MaskedEvaluation:
         """One full forward per table."""
         sums = {}
         for index in indices:
-            with keyed_draws(self.net, self.seed, self.batches):
+            with self._draws():
                 logits = self.net(images, weights=self._tables.table(index))
             sums[index] = _score(logits, labels)
             self._evaluated(1)
@@ -186,11 +201,14 @@ class MaskedEvaluation:
         self.net.check_image_size(images.shape[2], images.shape[3])
         together = Together(walk, self._tables, self._budget, self._buffers)
         sums: dict[int, Sums] = {}
-        with keyed_draws(self.net, self.seed, self.batches):
+        with self._draws():
             for chunk in together.logits(images, indices):
                 sums.update((index, _score(logits, labels)) for index, logits in chunk)
                 self._evaluated(len(chunk))
         return sums
+
+    def _draws(self) -> AbstractContextManager[None]:
+        return keyed_draws(self.net, self.seed, self.batches, modules=self._watch.modules)
 
     def _evaluated(self, count: int) -> None:
         for _ in range(count if self.between is not None else 0):

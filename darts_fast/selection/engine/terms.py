@@ -110,7 +110,7 @@ def run_terms(
     table = table[:, [term.weight for term in terms]]  # ONE is the last column
     active = table != 0 if skip else None
     given = norm_arguments(norms, table)
-    output, *_ = _ops.call_mixed_cell(
+    output, *_ = _ops.mixed_cell(
         [x.contiguous(memory_format=torch.channels_last) for x in inputs],
         table,
         convolutions,
