@@ -82,6 +82,7 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
     differentiable = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (weights, *inputs, *convolutions, *gammas, *betas)
     )
+    output: Tensor
     output, _, mean, var = _ops.mixed_cell(
         inputs,
         weights,

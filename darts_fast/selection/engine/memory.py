@@ -162,8 +162,11 @@ def stage_needs(
                 each += 2 * plan.nodes * one_map if plan.stride != 1 else 0
             each += slot * _maps(plan, shared if few else 0) if index >= first else 0
         waiting = len(shapes) * multiplier * one_map if index <= first else waiting
-        sizes = (int(_MARGIN * size) for size in (once + kept, before, each, waiting))
-        needs.append(Need(always + next(sizes), *sizes, run if shared else None))
+        held, before, each, held_waiting = (
+            int(_MARGIN * size) for size in (once + kept, before, each, waiting)
+        )
+        run_of_stage = run if shared else None
+        needs.append(Need(always + held, before, each, held_waiting, run_of_stage))
         shapes = [*shapes[1:], produced]
     return needs
 

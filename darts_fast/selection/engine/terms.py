@@ -110,6 +110,7 @@ def run_terms(
     table = table[:, [term.weight for term in terms]]  # ONE is the last column
     active = table != 0 if skip else None
     given = norm_arguments(norms, table)
+    output: Tensor
     output, *_ = _ops.mixed_cell(
         [x.contiguous(memory_format=torch.channels_last) for x in inputs],
         table,
