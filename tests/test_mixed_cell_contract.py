@@ -9,10 +9,17 @@ from dataclasses import replace
 
 import pytest
 import torch
-from cell_cases import DARTS, KINDS, NASBENCH201, Case, make_case, op_arguments
+from cell_cases import (
+    DARTS,
+    KINDS,
+    NASBENCH201,
+    BackwardCalls,
+    Case,
+    make_case,
+    op_arguments,
+)
 from torch import Tensor
 from torch.autograd import forward_ad
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from darts_fast import _ops, functional, reference
 from darts_fast.backend import use_backend, use_bf16_maps
@@ -253,19 +260,6 @@ def test_a_gradient_needs_what_was_saved():
         output.sum().backward()
 
 
-class Masks(TorchDispatchMode):
-    """What is asked of every mixed_cell_backward."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.seen: list[list[bool]] = []
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        if func is _ops.mixed_cell_backward:
-            self.seen.append(list(args[-1]))
-        return func(*args, **(kwargs or {}))
-
-
 def in_order(case: Case, wanted: set[str]) -> list[bool]:
     """`wanted`, as the mask of mixed_cell_backward has it."""
     groups = ("state ", "weights", " convolution ", " gamma ", " beta ")
@@ -280,18 +274,18 @@ def test_only_wanted_gradients_are_computed():
     case.active = torch.ones(1, 8, dtype=torch.bool)
     case.active[0, 2] = False
     leaves = case.named_leaves
-    with Masks() as masks:
+    with BackwardCalls() as calls:
         case.run().output.sum().backward()
     wanted.remove("op 2 dense gamma 0")
-    assert masks.seen == [in_order(case, wanted)]
+    assert [call[-1] for call in calls.seen] == [in_order(case, wanted)]
     assert {name for name, leaf in leaves.items() if leaf.grad is not None} == wanted
 
 
 def test_a_gradient_of_some_computes_no_other():
     case = make_case(("identity", "dil_3", "max_pool"), affine=True)
-    with Masks() as masks:
+    with BackwardCalls() as calls:
         found = torch.autograd.grad(case.run().output.square().sum(), case.weights)
-    assert masks.seen == [in_order(case, {"weights"})]
+    assert [call[-1] for call in calls.seen] == [in_order(case, {"weights"})]
     expected = torch.autograd.grad(case.run().output.square().sum(), case.leaves)
     position = list(case.named_leaves).index("weights")
     assert torch.equal(found[0], expected[position])
