@@ -96,7 +96,12 @@ def test_objects_keep_to_their_capability(tmp_path, compiler, source):
 
 def test_kernels_include_neither_torch_nor_containers():
     sources = [*KERNELS, *(ROOT / "csrc/cpu/kernels").glob("*.h"), *(ROOT / "csrc").glob("*.h")]
-    free_of_torch = [path for path in sources if not path.stem.endswith("checks")]
+    bound_to_python = {"modules.h"}
+    free_of_torch = [
+        path
+        for path in sources
+        if not path.stem.endswith("checks") and path.name not in bound_to_python
+    ]
     assert len(free_of_torch) >= 5
     for path in free_of_torch:
         included = re.findall(r"#include <(.*?)>", path.read_text())
