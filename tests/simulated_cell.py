@@ -37,7 +37,7 @@ MARKS = [
 
 _KERNELS = ["cuda/running_statistics_kernels.cu"]
 _BINDINGS = [
-    *(f"mixed_cell_{part}.cpp" for part in ("checks", "slots", "gradients")),
+    *(f"mixed_cell_{part}.cpp" for part in ("checks", "parts", "slots", "gradients")),
     *(f"cuda/{name}.cpp" for name in ("relu_conv_norm", "running_statistics")),
 ]
 

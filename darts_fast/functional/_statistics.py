@@ -23,13 +23,15 @@ def update_running_statistics(
 
     Args:
         norms: K modules; those that do not track statistics are left alone.
-        mean: [K, C] batch means.
+        mean: [K, C] batch means; rows behind those are of operations without a norm.
         var: [K, C] biased batch variances; the running variance takes the unbiased one.
         count: values per channel, N * H * W. With 0 only `num_batches_tracked` moves, as in torch.
 
     `momentum=None` gives the cumulative average, as in `torch.nn.BatchNorm2d`.
     """
     norms = list(norms)
+    if len(norms) < len(mean):
+        mean, var = mean[: len(norms)], var[: len(norms)]
     if torch.compiler.is_compiling():
         _move(norms, mean, var, count)
     else:
