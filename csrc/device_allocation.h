@@ -5,6 +5,8 @@
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 
+#include <vector>
+
 namespace darts_fast::cuda {
 
 // [N, C, H, W], channels_last.
@@ -12,8 +14,11 @@ inline at::Tensor empty_maps(at::IntArrayRef sizes, const at::TensorOptions& opt
   return at::empty(sizes, options, at::MemoryFormat::ChannelsLast);
 }
 
-inline at::Tensor empty_plain(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  return at::empty(sizes, options);
+inline std::vector<at::Tensor> empty_each(at::ArrayRef<at::IntArrayRef> shapes,
+                                          const at::TensorOptions& options) {
+  std::vector<at::Tensor> tensors;
+  for (const at::IntArrayRef shape : shapes) tensors.push_back(at::empty(shape, options));
+  return tensors;
 }
 
 // Gives out one block, and keeps it until it goes itself: behind the launches, in stream order.

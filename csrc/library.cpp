@@ -5,6 +5,7 @@
 #include <torch/library.h>
 
 #include "cpu/capability.h"
+#include "modules.h"
 
 TORCH_LIBRARY(darts_fast, m) {
   m.def(
@@ -60,6 +61,11 @@ PYBIND11_MODULE(_C, m) {
   m.def("cpu_capability", &cpu::capability_name);
   m.def("set_cpu_capability", &cpu::set_capability);
   m.def("available_cpu_capabilities", &cpu::available_capabilities);
+  m.def("same_modules", &darts_fast::same_modules);
+  m.def("untouched_modules", &darts_fast::untouched_modules);
+  m.def("module_parameters", &darts_fast::module_parameters);
+  m.def("norm_arguments", &darts_fast::norm_arguments);
+  m.def("running_statistics", &darts_fast::running_statistics);
 #if defined(DARTS_WITH_CUDA)
   m.attr("with_cuda") = true;
 #else

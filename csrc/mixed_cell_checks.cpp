@@ -14,11 +14,6 @@ bool is_pool(CellOpKind kind) {
   return kind == CellOpKind::kMaxPool || kind == CellOpKind::kAvgPool;
 }
 
-int64_t norms_of(CellOpKind kind) {
-  if (kind == CellOpKind::kNone || kind == CellOpKind::kIdentity) return 0;
-  return kind == CellOpKind::kSeparableTwice ? 2 : 1;
-}
-
 int64_t reach(const ConvBlock& block) {
   return block.kind == ConvKind::kReduce ? 0 : block.dilation * (block.kernel - 1) / 2;
 }
@@ -209,6 +204,17 @@ void add_lists(MixedCellPlan& plan) {
 }
 
 }  // namespace
+
+int64_t norms_of(CellOpKind kind) {
+  if (kind == CellOpKind::kNone || kind == CellOpKind::kIdentity) return 0;
+  return kind == CellOpKind::kSeparableTwice ? 2 : 1;
+}
+
+int64_t convolutions_of(CellOpKind kind) {
+  if (kind == CellOpKind::kSeparableTwice) return 4;
+  if (kind == CellOpKind::kSeparable || kind == CellOpKind::kFactorizedReduce) return 2;
+  return kind == CellOpKind::kDense ? 1 : 0;
+}
 
 CellPlan MixedCellPlan::view() const {
   return {shape,

@@ -31,6 +31,10 @@ struct MixedCellInputs {
   int64_t precision;
 };
 
+// Batch norms and weights that an operation has in the lists of the arguments.
+int64_t norms_of(CellOpKind kind);
+int64_t convolutions_of(CellOpKind kind);
+
 // Owns what a CellPlan points to.
 struct MixedCellPlan {
   CellShape shape;

@@ -4,6 +4,8 @@
 #include <ATen/ops/empty.h>
 #include <ATen/ops/zeros.h>
 
+#include <utility>
+
 #include "checks.h"
 
 namespace darts_fast {
@@ -26,18 +28,26 @@ MixedCellGradients allocate_mixed_cell_gradients(
     const char* op, const MixedCellArguments& a, at::TensorList convolutions, at::TensorList gammas,
     at::TensorList betas, const c10::List<bool>& output_mask,
     Tensor (*allocate_state)(at::IntArrayRef, const at::TensorOptions&),
-    Tensor (*allocate)(at::IntArrayRef, const at::TensorOptions&)) {
+    std::vector<Tensor> (*allocate)(at::ArrayRef<at::IntArrayRef>, const at::TensorOptions&)) {
   const size_t expected = a.states.size() + 1 + convolutions.size() + gammas.size() + betas.size();
   TORCH_CHECK_VALUE(output_mask.size() == expected, op, ": output_mask must have ", expected,
                     " entries, got ", output_mask.size());
   const auto options = a.states[0].options().memory_format(std::nullopt);
   size_t next = 0;
   const auto wanted = [&](at::TensorList like) {
-    std::vector<Tensor> grads;
-    for (const Tensor& tensor : like) {
-      const bool want = output_mask[next++] && tensor.numel() > 0;
-      grads.push_back(want ? allocate(tensor.sizes(), options) : at::empty({0}, options));
+    std::vector<Tensor> grads(like.size());
+    std::vector<at::IntArrayRef> shapes;
+    std::vector<size_t> places;
+    for (size_t i = 0; i < like.size(); ++i) {
+      if (output_mask[next++] && like[i].numel() > 0) {
+        shapes.push_back(like[i].sizes());
+        places.push_back(i);
+      } else {
+        grads[i] = at::empty({0}, options);
+      }
     }
+    std::vector<Tensor> found = allocate(shapes, options);
+    for (size_t i = 0; i < places.size(); ++i) grads[places[i]] = std::move(found[i]);
     return grads;
   };
   MixedCellGradients grads;

@@ -33,11 +33,12 @@ void check_mixed_cell_backward(const char* op, const MixedCellArguments& a,
                                const at::Tensor& grad_output, const at::Tensor& saved,
                                const at::Tensor& mean, const at::Tensor& var);
 
-// `allocate_state` allocates [N, C, H, W], channels_last; `allocate` everything of parameters.
+// `allocate_state` allocates [N, C, H, W], channels_last; `allocate` the gradients of one list of
+// parameters.
 MixedCellGradients allocate_mixed_cell_gradients(
     const char* op, const MixedCellArguments& a, at::TensorList convolutions, at::TensorList gammas,
     at::TensorList betas, const c10::List<bool>& output_mask,
     at::Tensor (*allocate_state)(at::IntArrayRef, const at::TensorOptions&),
-    at::Tensor (*allocate)(at::IntArrayRef, const at::TensorOptions&));
+    std::vector<at::Tensor> (*allocate)(at::ArrayRef<at::IntArrayRef>, const at::TensorOptions&));
 
 }  // namespace darts_fast

@@ -3,9 +3,12 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import tempfile
+import warnings
 from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -18,7 +21,7 @@ from simulator import Order, Simulated
 
 import darts_fast
 from darts_fast import _ops
-from darts_fast._ops import _mixed_cell, _relu_conv_norm
+from darts_fast._ops import _relu_conv_norm
 from darts_fast._ops._direct import direct
 
 BUILD = "DARTS_TEST_BUILD"  # the environment variable that names what checks the kernels
@@ -34,7 +37,7 @@ MARKS = [
 
 _KERNELS = ["cuda/running_statistics_kernels.cu"]
 _BINDINGS = [
-    *(f"mixed_cell_{part}.cpp" for part in ("checks", "slots", "gradients")),
+    *(f"mixed_cell_{part}.cpp" for part in ("checks", "parts", "slots", "gradients")),
     *(f"cuda/{name}.cpp" for name in ("relu_conv_norm", "running_statistics")),
 ]
 
@@ -45,16 +48,32 @@ class SimulatedCell(Simulated):
     def __init__(self, folder: Path, build: Build = Build.PLAIN) -> None:
         super().__init__(folder, "mixed_cell", build, kernels=_KERNELS, bindings=_BINDINGS)
 
-    def replace(self, monkeypatch: pytest.MonkeyPatch) -> None:
-        """Puts the emulated kernels in the place of the CPU's, for all that is called in Python."""
-        for module, name in ((_mixed_cell, "mixed_cell"), (_relu_conv_norm, "relu_conv_norm")):
-            self._replace_op(monkeypatch, module, name)
-        move = _ops.move_running_statistics
-        monkeypatch.setattr(
-            _ops, "move_running_statistics", lambda *arguments: self.call(move, *arguments)
-        )
+    @contextmanager
+    def replacing(self) -> Iterator[None]:
+        """The emulated kernels in the place of the CPU's, for all that is called in Python."""
+        with pytest.MonkeyPatch.context() as patch, self._registered("mixed_cell"):
+            self._replace_op(patch, _relu_conv_norm, "relu_conv_norm")
+            move = _ops.move_running_statistics
+            patch.setattr(
+                _ops, "move_running_statistics", lambda *arguments: self.call(move, *arguments)
+            )
+            yield
 
-    def _replace_op(self, monkeypatch: pytest.MonkeyPatch, module: ModuleType, name: str) -> None:
+    @contextmanager
+    def _registered(self, name: str) -> Iterator[None]:
+        """Of an op whose autograd is in C++, which finds kernels by their key."""
+        library = torch.library.Library("darts_fast", "IMPL")
+        for each in (name, f"{name}_backward"):
+            op = getattr(_ops, each)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UserWarning)  # that it takes another's place
+                library.impl(each, functools.partial(self.call, op), "CPU")
+        try:
+            yield
+        finally:
+            library._destroy()
+
+    def _replace_op(self, patch: pytest.MonkeyPatch, module: ModuleType, name: str) -> None:
         forward, backward = getattr(module, name), getattr(module, f"{name}_backward")
 
         def simulated_forward(*arguments: Any) -> Any:
@@ -64,10 +83,10 @@ class SimulatedCell(Simulated):
             return self.call(backward, *arguments)
 
         # The registered formula, which finds the backward by its name.
-        monkeypatch.setattr(module, f"{name}_backward", simulated_backward)
+        patch.setattr(module, f"{name}_backward", simulated_backward)
         function = direct(simulated_forward, module._setup, module._autograd)
-        monkeypatch.setattr(_ops, f"call_{name}", function)
-        monkeypatch.setattr(_ops, name, simulated_forward)
+        patch.setattr(_ops, f"call_{name}", function)
+        patch.setattr(_ops, name, simulated_forward)
 
 
 @cache
@@ -78,14 +97,14 @@ def _simulated() -> SimulatedCell:
 
 
 @pytest.fixture(autouse=True)
-def backend(monkeypatch: pytest.MonkeyPatch) -> Iterator[SimulatedCell]:
+def backend() -> Iterator[SimulatedCell]:
     """Emulated kernels in the place of the CPU's; outputs and scratch start as NaN.
 
     By itself, for tests that ask for no backend by name: those of running statistics.
     """
     simulated = _simulated()
-    simulated.replace(monkeypatch)
     simulated.set_order(Order.SHUFFLED)
     torch.use_deterministic_algorithms(True)  # fills what torch.empty allocates
-    yield simulated
+    with simulated.replacing():
+        yield simulated
     torch.use_deterministic_algorithms(False)

@@ -68,13 +68,13 @@ def table(kind: str, edges: int = 5) -> Tensor:
 def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     """Grows by one number, its count of operations, for every call of the native op."""
     widths: list[int] = []
-    op = _ops.call_mixed_cell
+    op = _ops.mixed_cell
 
     def counted(states: list[Tensor], weights: Tensor, *rest: object) -> object:
         widths.append(weights.numel())
         return op(states, weights, *rest)
 
-    monkeypatch.setattr(_ops, "call_mixed_cell", counted)
+    monkeypatch.setattr(_ops, "mixed_cell", counted)
     return widths
 
 

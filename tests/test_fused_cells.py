@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import copy
+import gc
 import pickle
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -19,8 +21,9 @@ from darts_fast.backend import use_backend
 from darts_fast.nn import Cell, MixedOp, Network, TinyNetwork, build_supernet
 from darts_fast.nn.nasbench201 import NAS201SearchCell
 from darts_fast.nn.nasbench201_operations import OPS as NASBENCH201_OPS
-from darts_fast.nn.operations import OPS, SepConv
+from darts_fast.nn.operations import OPS, ReLUConvBN, SepConv
 from darts_fast.nn.plan import describe
+from darts_fast.nn.watch import Watch
 from darts_fast.spaces import get_space
 
 RULES = ("multiply", "skip")
@@ -83,13 +86,13 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
     """For every call of the native op how many operations it had and whether it saved for
     backward."""
     seen: list[tuple[int, bool]] = []
-    op = _ops.call_mixed_cell
+    op = _ops.mixed_cell
 
     def counted(states: list[Tensor], weights: Tensor, *rest: object) -> object:
         seen.append((weights.numel(), rest[-1]))
         return op(states, weights, *rest)
 
-    monkeypatch.setattr(_ops, "call_mixed_cell", counted)
+    monkeypatch.setattr(_ops, "mixed_cell", counted)
     return seen
 
 
@@ -623,3 +626,45 @@ def test_a_supernet_of_a_space_runs_one_call_per_cell(calls: list[tuple[int, boo
         calls.clear()
         net(torch.randn(2, 3, 8, 8))
         assert len(calls) == cells
+
+
+class Doubled(ReLUConvBN):
+    def forward(self, x: Tensor) -> Tensor:
+        return 2 * super().forward(x)
+
+
+def change_class(net: Cell) -> None:
+    net.preprocess1.__class__ = Doubled
+
+
+def hook_preprocess(net: Cell) -> None:
+    net.preprocess1.op[1].register_forward_hook(lambda module, args, out: out.abs())
+
+
+def replace_convolution(net: Cell) -> None:
+    net.preprocess1.op[1] = nn.Conv2d(10, 4, 1, bias=False).double()
+
+
+@pytest.mark.parametrize("change", [change_class, hook_preprocess, replace_convolution])
+def test_preprocessing_that_changes_after_a_forward(change: Callable[[Cell], None]) -> None:
+    net, weights = cell(), table("softmax", 14, 8)
+    inputs = (*cell_inputs(net), weights)
+    before = net(*inputs)
+    change(net)
+    assert_same(net, *inputs)
+    assert not torch.allclose(net(*inputs), before)
+
+
+def test_a_cell_is_freed_after_its_forward() -> None:
+    net = cell()
+    net(*cell_inputs(net), table("softmax", 14, 8))
+    references = [weakref.ref(module) for module in (net, net.preprocess0, net.preprocess1)]
+    del net
+    gc.collect()
+    assert [reference() for reference in references] == [None] * 3
+
+
+def test_all_modules_are_listed_in_their_order() -> None:
+    net = cell()
+    net.preprocess1 = net.preprocess0  # one module at two places
+    assert Watch([net]).modules == list(net.modules())

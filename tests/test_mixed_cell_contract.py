@@ -3,13 +3,23 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import replace
 
 import pytest
 import torch
-from cell_cases import DARTS, KINDS, NASBENCH201, Case, make_case, op_arguments
+from cell_cases import (
+    DARTS,
+    KINDS,
+    NASBENCH201,
+    BackwardCalls,
+    Case,
+    make_case,
+    op_arguments,
+)
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from darts_fast import _ops, functional, reference
 from darts_fast.backend import use_backend, use_bf16_maps
@@ -232,8 +242,8 @@ def test_saving_changes_no_result(backend, dtype):
 
 def test_nothing_is_saved_where_no_gradient_is_wanted(monkeypatch):
     seen = []
-    inner = _ops.call_mixed_cell
-    monkeypatch.setattr(_ops, "call_mixed_cell", lambda *a: seen.append(a[-1]) or inner(*a))
+    inner = _ops.mixed_cell
+    monkeypatch.setattr(_ops, "mixed_cell", lambda *a: seen.append(a[-1]) or inner(*a))
     case = make_case(NASBENCH201)
     case.run()
     with torch.no_grad():
@@ -250,12 +260,13 @@ def test_a_gradient_needs_what_was_saved():
         output.sum().backward()
 
 
-def test_only_wanted_gradients_are_computed(monkeypatch):
-    seen = []
-    inner = _ops.mixed_cell_backward
-    monkeypatch.setattr(
-        _ops._mixed_cell, "mixed_cell_backward", lambda *a: seen.append(a[-1]) or inner(*a)
-    )
+def in_order(case: Case, wanted: set[str]) -> list[bool]:
+    """`wanted`, as the mask of mixed_cell_backward has it."""
+    groups = ("state ", "weights", " convolution ", " gamma ", " beta ")
+    return [name in wanted for part in groups for name in case.named_leaves if part in name]
+
+
+def test_only_wanted_gradients_are_computed():
     case = make_case(("identity", "dil_3", "dense_1", "max_pool"), inputs=2, affine=True)
     wanted = {"state 1", "weights", "op 1 separable convolution 1", "op 2 dense gamma 0"}
     leaves = case.named_leaves
@@ -263,12 +274,79 @@ def test_only_wanted_gradients_are_computed(monkeypatch):
     case.active = torch.ones(1, 8, dtype=torch.bool)
     case.active[0, 2] = False
     leaves = case.named_leaves
-    case.run().output.sum().backward()
+    with BackwardCalls() as calls:
+        case.run().output.sum().backward()
     wanted.remove("op 2 dense gamma 0")
-    groups = ("state ", "weights", " convolution ", " gamma ", " beta ")
-    order = [name for part in groups for name in leaves if part in name]
-    assert seen == [[name in wanted for name in order]]
+    assert [call[-1] for call in calls.seen] == [in_order(case, wanted)]
     assert {name for name, leaf in leaves.items() if leaf.grad is not None} == wanted
+
+
+def test_a_gradient_of_some_computes_no_other():
+    case = make_case(("identity", "dil_3", "max_pool"), affine=True)
+    with BackwardCalls() as calls:
+        found = torch.autograd.grad(case.run().output.square().sum(), case.weights)
+    assert [call[-1] for call in calls.seen] == [in_order(case, {"weights"})]
+    expected = torch.autograd.grad(case.run().output.square().sum(), case.leaves)
+    position = list(case.named_leaves).index("weights")
+    assert torch.equal(found[0], expected[position])
+
+
+def test_gradients_share_no_elements():
+    case = make_case(("dil_3", "sep_3", "dense_3"), affine=True)
+    case.run().output.square().sum().backward()
+    before = [leaf.grad.clone() for leaf in case.leaves]
+    for i, leaf in enumerate(case.leaves):
+        leaf.grad.mul_(i + 2)
+    for i, (leaf, grad) in enumerate(zip(case.leaves, before, strict=True)):
+        assert torch.equal(leaf.grad, grad * (i + 2))
+
+
+def training(run: Callable[[Case], Tensor]) -> list[Tensor]:
+    """What two steps do that clip, accumulate over two backwards and clear gradients in place."""
+    case = make_case(("dil_3", "sep_3", "dense_3"), affine=True)
+    leaves = case.leaves
+    optimizer = torch.optim.SGD(leaves, lr=0.01, momentum=0.9)
+    seen = []
+    for step in range(2):
+        optimizer.zero_grad(set_to_none=False)
+        assert step == 0 or not any(leaf.grad.any() for leaf in leaves)
+        for _ in range(2):
+            run(case).square().sum().backward()
+        norm = torch.nn.utils.clip_grad_norm_(leaves, 0.5)
+        assert norm > 0.5
+        optimizer.step()
+        seen += [norm, *(x.clone() for leaf in leaves for x in (leaf.grad, leaf.detach()))]
+        for leaf in leaves:
+            leaf.grad.detach_()
+    return seen
+
+
+def test_gradients_can_be_accumulated_clipped_and_cleared_in_place():
+    def plain(case: Case) -> Tensor:
+        with use_backend("reference"):
+            return case.run().output
+
+    for ours, theirs in zip(training(lambda case: case.run().output), training(plain), strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
+def test_what_a_gradient_needs_must_stay_as_it_was():
+    case = make_case(("dil_3",))
+    output = case.run().output
+    with torch.no_grad():
+        case.leaves[-1].mul_(2)
+    with pytest.raises(RuntimeError, match="modified by an inplace operation"):
+        output.sum().backward()
+
+
+def test_forward_derivatives_are_refused():
+    case = make_case(("dil_3", "identity"))
+    with forward_ad.dual_level():
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", DeprecationWarning)  # torch's own use of torch.jit
+            case.weights = forward_ad.make_dual(case.weights, torch.ones_like(case.weights))
+        with pytest.raises(RuntimeError, match="jvp is not implemented"):
+            case.run()
 
 
 @pytest.mark.parametrize("save", [True, False])

@@ -97,9 +97,9 @@ def test_without_images(backend: str, shared: int) -> None:
 def arguments_of(case: Case, shared: int) -> tuple[object, ...]:
     """What `run` gives to the native op."""
     seen: list[tuple[object, ...]] = []
-    inner = _ops.call_mixed_cell
+    inner = _ops.mixed_cell
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(_ops, "call_mixed_cell", lambda *a: seen.append(a) or inner(*a))
+        patch.setattr(_ops, "mixed_cell", lambda *a: seen.append(a) or inner(*a))
         run(case, shared)
     return seen[0]
 

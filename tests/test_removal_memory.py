@@ -14,23 +14,20 @@ from darts_fast.selection.engine import MaskedEvaluation, memory, together
 
 
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-def test_the_budget_is_kept_and_used() -> None:
-    found = [added_mib("s5", budget) for budget in (100, 300)]
-    assert found[0] <= 100
-    assert 1.2 * found[0] < found[1] <= 300
+@pytest.mark.parametrize(
+    ("space", "budget"), [("s5", 100), ("s5", 300), ("s4", 80), ("nasbench201", 60)]
+)
+def test_the_budget_is_kept_and_what_is_expected_is_close(space: str, budget: int) -> None:
+    added, expected = added_mib(space, budget)
+    assert added <= expected <= min(1.3 * added, budget)
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="reads /proc")
-@pytest.mark.parametrize(("space", "budget"), [("s4", 80), ("nasbench201", 60)])
-def test_the_budget_is_kept_by_other_cells(space: str, budget: int) -> None:
-    assert added_mib(space, budget) <= budget
-
-
-def added_mib(space: str, budget: int) -> float:
+def added_mib(space: str, budget: int) -> list[float]:
+    """What a process took, and what the engine expected of the chunks it chose."""
     script = Path(__file__).with_name("removal_memory.py")
     command = [sys.executable, str(script), space, f"{budget}MiB"]
     done = subprocess.run(command, capture_output=True, check=True, text=True)
-    return float(done.stdout)
+    return [float(word) for word in done.stdout.split()]
 
 
 def test_a_budget_decides_the_chunks(monkeypatch: pytest.MonkeyPatch) -> None:

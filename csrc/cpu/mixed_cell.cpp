@@ -2,7 +2,6 @@
 // CPU binding of mixed_cell: allocation, steps of parallel phases, registration.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
 #include <algorithm>
@@ -13,6 +12,7 @@
 #include "checks.h"
 #include "cpu/mixed_cell_dispatch.h"
 #include "cpu/workspace.h"
+#include "cpu/zeros.h"
 #include "mixed_cell_gradients.h"
 #include "mixed_cell_pointers.h"
 #include "pointers.h"
@@ -188,10 +188,6 @@ void run_backward(const MixedCellKernels<T, M>& kernel, const CellBackward<T, M>
   run_phase(kernel.parameters, p, s.norms, s.groups * s.channels);
 }
 
-Tensor zeros(at::IntArrayRef sizes, const at::TensorOptions& options) {
-  return at::zeros(sizes, options);
-}
-
 MixedCellBackward mixed_cell_backward(const Tensor& grad_output, const Tensor& saved,
                                       const Tensor& mean, const Tensor& var, at::TensorList states,
                                       const Tensor& weights, at::TensorList convolutions,
@@ -211,8 +207,8 @@ MixedCellBackward mixed_cell_backward(const Tensor& grad_output, const Tensor& s
   check_mixed_cell_backward(op, a, grad_output, saved, mean, var);
   const Tensor g = grad_output.contiguous(kChannelsLast);
   const Tensor given_mean = mean.contiguous(), given_var = var.contiguous();
-  const MixedCellGradients grads = allocate_mixed_cell_gradients(op, a, convolutions, gammas, betas,
-                                                                 output_mask, arena_maps, zeros);
+  const MixedCellGradients grads = allocate_mixed_cell_gradients(
+      op, a, convolutions, gammas, betas, output_mask, arena_maps, zeros_together);
   // Without images the gradients are the zeros that they began as.
   if (images == 0) return grads.result();
   dispatch_cell(a, a.precision, [&]<typename scalar_t, typename map_t>() {

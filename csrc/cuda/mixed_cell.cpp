@@ -136,7 +136,7 @@ MixedCellBackward mixed_cell_backward(const Tensor& grad_output, const Tensor& s
   const CellShape& s = a.plan.shape;
   check_mixed_cell_backward(op, a, grad_output, saved, mean, var);
   MixedCellGradients grads = allocate_mixed_cell_gradients(op, a, convolutions, gammas, betas,
-                                                           output_mask, empty_maps, empty_plain);
+                                                           output_mask, empty_maps, empty_each);
   if (s.images == 0) {
     for (auto* list : {&grads.convolutions, &grads.gammas, &grads.betas}) {
       for (Tensor& grad : *list) grad.zero_();

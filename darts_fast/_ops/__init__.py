@@ -6,7 +6,7 @@ functions with argument checks are in `darts_fast.functional`.
 """
 
 from darts_fast._ops._conv_blocks import conv_blocks, conv_blocks_backward
-from darts_fast._ops._mixed_cell import call_mixed_cell, mixed_cell, mixed_cell_backward
+from darts_fast._ops._mixed_cell import mixed_cell, mixed_cell_backward
 from darts_fast._ops._node_sum import node_sum, node_sum_backward
 from darts_fast._ops._relu_conv_norm import (
     call_relu_conv_norm,
@@ -16,7 +16,6 @@ from darts_fast._ops._relu_conv_norm import (
 from darts_fast._ops._running_statistics import move_running_statistics
 
 __all__ = [
-    "call_mixed_cell",
     "call_relu_conv_norm",
     "conv_blocks",
     "conv_blocks_backward",

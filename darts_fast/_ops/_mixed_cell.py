@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-"""mixed_cell: fake kernels, autograd with its second derivative, autocast."""
+"""mixed_cell: fake kernels, second derivative, autocast; its first one is that of the extension."""
 
 from __future__ import annotations
 
@@ -12,10 +12,9 @@ from torch import Tensor
 from darts_fast import _extension as _extension  # registers the schemas
 from darts_fast import reference
 from darts_fast._ops._autocast import register_autocast
-from darts_fast._ops._direct import direct
-from darts_fast._ops._replay import flags, second_derivative
+from darts_fast._ops._replay import second_derivative
 
-__all__ = ["call_mixed_cell", "mixed_cell", "mixed_cell_backward"]
+__all__ = ["mixed_cell", "mixed_cell_backward"]
 
 mixed_cell = torch.ops.darts_fast.mixed_cell.default
 mixed_cell_backward = torch.ops.darts_fast.mixed_cell_backward.default
@@ -121,22 +120,6 @@ def _backward_fake(
     return grad_states, grad_weights, grads(convolutions), grads(gammas), grads(betas)
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    states, weights, convolutions, gammas, betas, means, variances, *settings = inputs
-    *settings, _, active, precision, save = settings
-    _, saved, mean, var = output
-    ctx.mark_non_differentiable(saved, mean, var)
-    ctx.set_materialize_grads(False)
-    ctx.save = save
-    if save:
-        ctx.save_for_backward(
-            saved, mean, var, *states, weights, *convolutions, *gammas, *betas, active
-        )
-    ctx.sizes = (len(states), 1, len(convolutions), len(gammas), len(betas))
-    ctx.running = (len(means), len(variances))
-    ctx.settings, ctx.precision = settings, precision
-
-
 def _parts(values: Sequence[Any], sizes: Sequence[int]) -> list[list[Any]]:
     """A flat list as consecutive lists of the given lengths: states, weights, convolutions, ..."""
     rest = iter(values)
@@ -168,27 +151,6 @@ def _computed(
                 for i in own if flag and not on else ():
                     flag[i] = False
     return [want for flag in mask for want in flag]
-
-
-def _autograd(ctx: Any, grad_output: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
-    if not ctx.save:
-        raise RuntimeError("mixed_cell: save must be True where a gradient is wanted, got False")
-    kept: list[Tensor | None] = [None] * sum(ctx.sizes)
-    if grad_output is not None:
-        saved, mean, var, *rest, active = ctx.saved_tensors
-        states, (weights,), *parameters = _parts(rest, ctx.sizes)
-        pairs = zip(ctx.needs_input_grad, ctx.sizes, strict=False)
-        wanted = [flag for needs, size in pairs for flag in flags(needs, size)]
-        mask = _computed(wanted, ctx.sizes, parameters, ctx.settings[0], active)
-        grad_states, grad_weights, *grads = mixed_cell_backward(
-            *(grad_output, saved, mean, var, states, weights, *parameters),
-            *(*ctx.settings, active, ctx.precision, mask),
-        )
-        flat = [*grad_states, grad_weights, *(grad for part in grads for grad in part)]
-        kept = [grad if want else None for grad, want in zip(flat, mask, strict=True)]
-    kept += [None] * sum(ctx.running)
-    states, (weights,), *parts = _parts(kept, (*ctx.sizes, *ctx.running))
-    return states, weights, *parts, None, *_none_of_norms(ctx.settings), *(None,) * 8
 
 
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
@@ -243,11 +205,9 @@ def _backward_autograd(
     )
 
 
-torch.library.register_autograd("darts_fast::mixed_cell", _autograd, setup_context=_setup)
 torch.library.register_autograd(
     "darts_fast::mixed_cell_backward", _backward_autograd, setup_context=_backward_setup
 )
-call_mixed_cell = direct(mixed_cell, _setup, _autograd)
 register_autocast(
     "darts_fast::mixed_cell",
     lambda arguments: (

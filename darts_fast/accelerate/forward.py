@@ -14,7 +14,8 @@ from torch.nn.modules.module import _has_any_global_hook
 from darts_fast.accelerate.running import Runner
 from darts_fast.accelerate.structure import CELL, Structure
 from darts_fast.nn.fused_cell import runs_native
-from darts_fast.nn.plan import Watch, has_hooks
+from darts_fast.nn.plan import has_hooks
+from darts_fast.nn.watch import Watch, children_of
 
 _METHODS = ("forward", "apply_weights")
 
@@ -53,7 +54,7 @@ class FusedForward:
         self.runner = Runner(
             self.module, self.structure, [not reason for reason in self.op_reasons]
         )
-        self._watch = Watch(self.module)
+        self._watch = Watch(children_of(self.module))
         self._settings = _settings(self.module)
         self._shapes = self._weight_shapes()
         method = getattr(type(self.module), self.structure.method)
@@ -90,7 +91,7 @@ class FusedForward:
             self._look()
         return (
             not self._changed
-            and self._watch.same()
+            and self._watch.same(children_of(self.module))
             and all(_has_settings(*each) for each in self._settings)
             and self._weight_shapes() == self._shapes
         )

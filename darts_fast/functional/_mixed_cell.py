@@ -160,7 +160,7 @@ def _run(
         raise NotImplementedError(
             f"{op}: shared states have no gradient, got shared={shared} where one is wanted"
         )
-    function = _ops.call_mixed_cell if backend() == "fused" else reference.mixed_cell
+    function = _ops.mixed_cell if backend() == "fused" else reference.mixed_cell
     output, _, mean, var = function(
         list(states),
         weights,

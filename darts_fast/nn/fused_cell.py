@@ -7,20 +7,19 @@ Running statistics of batch norms in training mode move as their own forward wou
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import cast
+from typing import NamedTuple, cast
 
 import torch
 from torch import Tensor, nn
 
-from darts_fast import _ops
+from darts_fast import _C, _ops
 from darts_fast.backend import backend, cuda_kernels
-from darts_fast.functional import Norm, ReluConvNorm, relu_conv_norm, update_running_statistics
+from darts_fast.functional import ReluConvNorm, update_running_statistics
 from darts_fast.functional._checks import map_precision
-from darts_fast.nn.blocks import moves, norm_kind
+from darts_fast.functional._statistics import move_running_statistics
+from darts_fast.nn.blocks import moves
 from darts_fast.nn.node import KERNEL_DTYPES, runs_fused
-from darts_fast.nn.plan import CellPlan, current_plan, describe, has_hooks
-from darts_fast.reference import NORM_BATCH, NORM_NONE, NORM_RUNNING
+from darts_fast.nn.plan import CellPlan, current_parts, current_plan
 
 _AUTOCAST_DTYPES = (torch.float32, torch.bfloat16)
 
@@ -71,8 +70,7 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
     """
     weights = weights.reshape(1, -1)
     inputs = list(states)
-    # Not by attribute: Module.__getattr__ takes ten times as long, and a cell has hundreds.
-    convolutions = [cast(Tensor, conv._parameters["weight"]) for conv in plan.convolutions]
+    convolutions = _C.module_parameters(plan.convolutions, "weight")
     norms = plan.norms
     runs = [True] * plan.width if zero == "multiply" else [w != 0.0 for w in weights[0].tolist()]
     active = None
@@ -85,10 +83,12 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
         gammas = gammas and _attached(gammas, plan.norm_ops, live)
         betas = betas and _attached(betas, plan.norm_ops, live)
         inputs = [x if reached[i] else x.detach() for i, x in enumerate(inputs)]
+        norms = [norm if runs[k] else None for norm, k in zip(norms, plan.norm_ops, strict=True)]
     differentiable = torch.is_grad_enabled() and any(
         tensor.requires_grad for tensor in (weights, *inputs, *convolutions, *gammas, *betas)
     )
-    output, _, mean, var = _ops.call_mixed_cell(
+    output: Tensor
+    output, _, mean, var = _ops.mixed_cell(
         inputs,
         weights,
         convolutions,
@@ -108,19 +108,9 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
         map_precision(states[0], save=differentiable),
         differentiable,
     )
-    moving = [
-        b
-        for b, norm in enumerate(norms)
-        if norm is not None and moves(norm) and runs[plan.norm_ops[b]]
-    ]
-    if moving:
-        rows = slice(None) if len(moving) == len(norms) else moving
-        update_running_statistics(
-            [cast(nn.BatchNorm2d, norms[b]) for b in moving],
-            mean[0, rows],
-            var[0, rows],
-            output.numel() // output.shape[1],
-        )
+    if given.moves:
+        count = output.numel() // output.shape[1]
+        move_running_statistics(norms, mean[0], var[0], count, training_only=True)
     return output
 
 
@@ -142,36 +132,28 @@ def native_preprocess(
     """A `ReLUConvBN` or `FactorizedReduce` as one native call and the norm in it, whose running
     statistics stay; None where only the module says what it computes.
     """
-    parts = describe(module, by_structure=by_structure)
+    parts = current_parts(module, by_structure=by_structure)
     if (
         parts is None
         or parts.kind not in ("dense", "factorized_reduce")
         or (parts.kind == "factorized_reduce" and (x.shape[2] % 2 or x.shape[3] % 2))
-        or any(has_hooks(part) for part in module.modules())
     ):
         return None
     norm = cast(nn.BatchNorm2d, parts.norms[0])
-    kind = norm_kind(norm)
-    running = kind == "running"
-    out = relu_conv_norm(
+    given = norm_arguments([norm], x)
+    output, _, mean, var = _ops.call_relu_conv_norm(
         x,
-        [conv.weight for conv in parts.convolutions],
-        Norm(
-            kind,
-            norm.eps,
-            norm.weight if norm.affine else None,
-            norm.bias if norm.affine else None,
-            norm.running_mean if running else None,
-            norm.running_var if running else None,
-        ),
-        stride=parts.stride,
-        groups=groups,
+        _C.module_parameters(list(parts.convolutions), "weight"),
+        *(values[0] if values else None for values in given[:4]),
+        given.kinds[0],
+        given.eps[0],
+        parts.stride,
+        groups,
     )
-    return out, norm
+    return ReluConvNorm(output, mean, var), norm
 
 
-@dataclass(frozen=True)
-class NormArguments:
+class NormArguments(NamedTuple):
     """What a native cell takes of its norms, in their order; [] where none of them has any."""
 
     gammas: list[Tensor]
@@ -180,51 +162,13 @@ class NormArguments:
     running_vars: list[Tensor]
     kinds: list[int]
     eps: list[float]
+    moves: bool
+    """Whether a forward of the norms would move running statistics now."""
 
 
-def norm_arguments(norms: Sequence[nn.BatchNorm2d | None], like: Tensor) -> NormArguments:
+def norm_arguments(norms: list[nn.BatchNorm2d | None], like: Tensor) -> NormArguments:
     """The norms as the native op takes them. Args: like, of the dtype and device of the maps."""
-    kinds = [NORM_NONE if norm is None else _number(norm) for norm in norms]
-    return NormArguments(
-        _affine(norms, "weight", like),
-        _affine(norms, "bias", like),
-        _running(norms, kinds, "running_mean", like),
-        _running(norms, kinds, "running_var", like),
-        kinds,
-        [0.0 if norm is None else norm.eps for norm in norms],
-    )
-
-
-def _number(norm: nn.BatchNorm2d) -> int:
-    """`norm_kind` as the number of the native ops."""
-    batch = norm.training or norm._buffers["running_mean"] is None
-    return NORM_BATCH if batch else NORM_RUNNING
-
-
-def _affine(norms: Sequence[nn.BatchNorm2d | None], name: str, like: Tensor) -> list[Tensor]:
-    """The parameter `name` of every norm, empty tensors for those without; [] if all are."""
-    values = [None if norm is None else norm._parameters[name] for norm in norms]
-    return _filled(values, like)
-
-
-def _running(
-    norms: Sequence[nn.BatchNorm2d | None], kinds: Sequence[int], name: str, like: Tensor
-) -> list[Tensor]:
-    """The statistic `name` of every norm that uses it, as `_affine`."""
-    if NORM_RUNNING not in kinds:
-        return []
-    values = [
-        norm._buffers[name] if norm is not None and kind == NORM_RUNNING else None
-        for norm, kind in zip(norms, kinds, strict=True)
-    ]
-    return _filled(values, like)
-
-
-def _filled(values: Sequence[Tensor | None], like: Tensor) -> list[Tensor]:
-    if all(value is None for value in values):
-        return []
-    empty = like.new_empty(0)
-    return [empty if value is None else value for value in values]
+    return NormArguments(*_C.norm_arguments(norms, like.new_empty(0)))
 
 
 def _attached(

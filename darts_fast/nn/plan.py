@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from darts_fast.nn import nasbench201_operations, operations
+from darts_fast.nn.watch import Store, children_of, current
 from darts_fast.reference import CELL_KINDS
 
 _DEPTHWISE_KERNELS = (3, 5, 7)
@@ -322,41 +323,8 @@ def plan_cell(
     )
 
 
-class Watch:
-    """Notices when modules below `root` are replaced, change their class, or get hooks.
-
-    It compares identities only: a cell has hundreds of modules and is looked at in every forward.
-    """
-
-    def __init__(self, root: nn.Module) -> None:
-        self.root = root
-        below = list(root.modules())
-        self._containers = [module for module in below if module._modules]
-        self._children = [list(module._modules.values()) for module in self._containers]
-        self._below = below[1:]
-        self._types = [type(module) for module in self._below]
-        self._attributes = [module.__dict__ for module in self._below]
-
-    def same(self) -> bool:
-        """Whether all modules are those that were there at the start."""
-        return [type(module) for module in self._below] == self._types and [
-            [*module._modules.values()] for module in self._containers
-        ] == self._children
-
-    def untouched(self, replaced: type | tuple[type, ...] = ()) -> bool:
-        """Whether calling any module below the root does no more than its class's forward.
-
-        Args: replaced, types of instance attributes `forward` that compute what the class's does.
-        """
-        hooks = map(_HOOKS, self._attributes)
-        return not any(map(any, hooks)) and all(
-            isinstance(attributes["forward"], replaced)
-            for attributes in self._attributes
-            if "forward" in attributes
-        )
-
-
-_plans: WeakKeyDictionary[nn.Module, tuple[Watch, CellPlan | None]] = WeakKeyDictionary()
+_plans: Store[CellPlan] = WeakKeyDictionary()
+_parts: dict[tuple[type[nn.Module], bool], Store[Parts]] = {}
 
 
 def current_plan(
@@ -367,8 +335,13 @@ def current_plan(
     Args: owner, whose plan it is; root, the child that holds all operations; build, what finds the
     plan. Returns None if there is none, or if one of the operations has hooks.
     """
-    watch, plan = _plans.get(owner, (None, None))
-    if watch is None or watch.root is not root or not watch.same():
-        watch, plan = Watch(root), build()
-        _plans[owner] = (watch, plan)
-    return plan if plan is not None and watch.untouched() else None
+    return current(_plans, owner, [root], build)
+
+
+def current_parts(op: nn.Module, *, by_structure: bool = False) -> Parts | None:
+    """`describe`, found once, and again when a submodule was replaced; None if there are hooks."""
+    if has_hooks(op):
+        return None
+    # Not the operation itself is watched: what a weak dictionary holds must not keep its key alive.
+    store = _parts.setdefault((type(op), by_structure), WeakKeyDictionary())
+    return current(store, op, children_of(op), lambda: describe(op, by_structure=by_structure))

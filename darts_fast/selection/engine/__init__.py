@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 
 import torch
@@ -98,7 +99,13 @@ class MaskedEvaluation:
         own = {name: weights.detach() for name, weights in net.edge_weights().items()}
         self._tables = gather(own, tables)
         self._known = KnownWalk(net)
-        self._buffers = sum(buffer.nbytes for buffer in net.buffers())
+        self._modules = self._known.modules()
+        self._buffers = sum(
+            buffer.nbytes
+            for module in self._modules
+            for buffer in module._buffers.values()
+            if buffer is not None
+        )
         self._budget = None
         if max_memory is not None:
             self._budget = parse_memory("MaskedEvaluation", max_memory)
@@ -126,8 +133,12 @@ class MaskedEvaluation:
         images = images.to(parameter.device, parameter.dtype)
         labels = labels.to(parameter.device)
         distinct = list(dict.fromkeys(position[row] for row in wanted))
+        self._modules = self._known.modules()
         walk = self._walk(images)
-        with untouched(self.net, self.bn, keep_rng=self.seed is not None), torch.no_grad():
+        with (
+            untouched(self.net, self.bn, keep_rng=self.seed is not None, modules=self._modules),
+            torch.no_grad(),
+        ):
             if walk is None:
                 sums = self._one_by_one(images, labels, distinct)
             else:
@@ -150,7 +161,7 @@ class MaskedEvaluation:
         if (
             self.bn == "batch_updating"
             or (isinstance(net, Network) and net.drop_path_prob > 0 and self.bn != "running")
-            or (self.seed is None and any(isinstance(op, Noise) for op in net.modules()))
+            or (self.seed is None and any(isinstance(op, Noise) for op in self._modules))
         ):
             return None
         return self._known.now(images, next(iter(self._tables.reference.values())))
@@ -161,7 +172,7 @@ class MaskedEvaluation:
         """One full forward per table."""
         sums = {}
         for index in indices:
-            with keyed_draws(self.net, self.seed, self.batches):
+            with self._draws():
                 logits = self.net(images, weights=self._tables.table(index))
             sums[index] = _score(logits, labels)
             self._evaluated(1)
@@ -174,11 +185,14 @@ class MaskedEvaluation:
         self.net.check_image_size(images.shape[2], images.shape[3])
         together = Together(walk, self._tables, self._budget, self._buffers)
         sums: dict[int, Sums] = {}
-        with keyed_draws(self.net, self.seed, self.batches):
+        with self._draws():
             for chunk in together.logits(images, indices):
                 sums.update((index, _score(logits, labels)) for index, logits in chunk)
                 self._evaluated(len(chunk))
         return sums
+
+    def _draws(self) -> AbstractContextManager[None]:
+        return keyed_draws(self.net, self.seed, self.batches, modules=self._modules)
 
     def _evaluated(self, count: int) -> None:
         for _ in range(count if self.between is not None else 0):

@@ -19,7 +19,7 @@ from darts_fast.nn.fused_cell import native_preprocess, run_preprocess, runs_nat
 from darts_fast.nn.mixed_op import MixedOp
 from darts_fast.nn.nasbench201 import NAS201SearchCell
 from darts_fast.nn.operations import Noise, Zero
-from darts_fast.nn.plan import plan_cell
+from darts_fast.nn.plan import current_plan, plan_cell
 from darts_fast.selection.engine.split import SplitCell
 from darts_fast.selection.engine.states import State, Variants
 from darts_fast.selection.engine.terms import Operations, run_terms
@@ -84,7 +84,7 @@ def find_operations(cell: SearchCell) -> Operations | None:
     The caller makes sure that no module has hooks.
     """
     if isinstance(cell, NAS201SearchCell):
-        plan = cell._plan()
+        plan = current_plan(cell, cell.edges, cell._plan)
         return None if plan is None else Operations(plan)
     edges = [cast(MixedOp, edge) for edge in cell._ops]
     if not all(type(edge).forward is MixedOp.forward for edge in edges):
@@ -93,6 +93,9 @@ def find_operations(cell: SearchCell) -> Operations | None:
     ends = [(state, node) for node in nodes for state in range(node)]
     ops = [list(edge._ops) for edge in edges]
     drawn = {k: op for k, op in enumerate(op for row in ops for op in row) if type(op) is Noise}
+    if not drawn:
+        own = current_plan(cell, cell._ops, cell._plan)
+        return None if own is None else Operations(own)
     plan = plan_cell(
         [
             (*end, [Zero(op.stride) if type(op) is Noise else op for op in row])

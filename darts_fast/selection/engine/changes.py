@@ -84,10 +84,17 @@ def first_stage(changed: Changed, cell_types: Sequence[str | None]) -> int:
 
 
 def cut(items: Sequence[int], most: int) -> Iterable[Sequence[int]]:
-    """Consecutive parts of nearly one size, none longer than `most`."""
+    """Consecutive parts of nearly one size, none longer than `most`; the longer ones come first, so
+    that later ones fit into memory that earlier ones had."""
+    if not items:
+        return
     parts = -(-len(items) // most)
+    size, longer = divmod(len(items), parts)
+    start = 0
     for part in range(parts):
-        yield items[len(items) * part // parts : len(items) * (part + 1) // parts]
+        end = start + size + (1 if part < longer else 0)
+        yield items[start:end]
+        start = end
 
 
 def runs(items: Sequence[int], changed: Sequence[Changed]) -> Iterable[Sequence[int]]:

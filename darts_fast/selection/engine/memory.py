@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
@@ -15,24 +16,53 @@ from darts_fast.nn import Cell, Network
 from darts_fast.nn.nasbench201 import NAS201SearchCell
 from darts_fast.nn.plan import CellPlan
 from darts_fast.reference import CELL_KINDS
+from darts_fast.selection.engine.split import MOST_EDGES_ONCE
 from darts_fast.selection.engine.walk import Walk
 
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SHARE_OF_AVAILABLE = 4
 # More memory than this makes nothing faster.
 _MOST_BY_DEFAULT = 2**30
-# A block that the kernels use again may be by so much larger than what they need.
-_REUSE = 4 / 3
 # Scratch of the kernels, rounding, what the allocator keeps: a part and a constant.
-_MARGIN, _CONSTANT = 1.1, 8 * 2**20
+_MARGIN, _CONSTANT = 1.3, 8 * 2**20
+# Of the maps that a kernel's part may have where that is more than one edge's (csrc/cpu).
+_PART = 8 * 2**20
+_MOST_GROUPS = 2**16
 _WITH_MAPS = ("separable", "separable_twice", "dense", "factorized_reduce")
 
 
 class Need(NamedTuple):
-    """Bytes of one stage: once, and for every group."""
+    """Bytes of one stage.
+
+    Attributes:
+        once: whatever the number of groups.
+        before: beside, before there are groups.
+        together: for every group that goes through the stage at a time.
+        waiting: for every other group of the chunk.
+        run: at most so many go at a time; None for all of them.
+        edge, node: for every group that goes at a time, maps of convolutions of one edge, of a
+            node; those of some edges of a node are there together.
+    """
 
     once: int
-    per_group: int
+    before: int
+    together: int
+    waiting: int = 0
+    run: int | None = None
+    edge: int = 0
+    node: int = 0
+
+    def of(self, groups: int) -> int:
+        """For so many groups."""
+        at_a_time = groups if self.run is None else min(groups, self.run)
+        rest = groups - at_a_time
+        part = max(at_a_time * self.edge, min(at_a_time * self.node, _PART))
+        grouped = at_a_time * self.together + part + rest * self.waiting
+        return self.once + max(self.before, grouped)
+
+    def fitting(self, limit: int) -> int:
+        """How many groups need no more than `limit`, as far as anybody asks."""
+        return bisect_right(range(1, _MOST_GROUPS), limit, key=self.of)
 
 
 def parse_memory(name: str, value: int | str) -> int:
@@ -77,45 +107,75 @@ def _read(path: str) -> str:
         return ""
 
 
-def stage_needs(walk: Walk, images: Tensor, extra: int) -> list[Need]:
-    """What evaluating one stage takes, the states that it reads and writes included.
+def stage_needs(
+    walk: Walk, images: Tensor, extra: int, first: int, *, run: int, edges: int
+) -> list[Need]:
+    """What evaluating every stage takes, the states that it reads and writes included.
 
     The counts are those of the engine's states and of the kernels' buffers.
 
-    Args: extra, bytes that are needed at any stage.
+    Args: extra, bytes that are needed at any stage; first, the stage from which on tables differ;
+    run, at most so many tables change the same rows, which go together as long as something is
+    shared; edges, at most so many of a cell differ: few of them are computed once where they leave
+    what is shared.
     """
     n, _, height, width = images.shape
     item = images.element_size()
     net = walk.net
-    once = images.nbytes + extra + _CONSTANT
+    always = images.nbytes + extra + _CONSTANT
     channels = net._C
     # Channels and pixels of the states that a stage reads.
-    first = (net._stem_multiplier if isinstance(net, Network) else 1) * channels
-    shapes = [(first, height * width)] * (2 if isinstance(net, Network) else 1)
+    stem = (net._stem_multiplier if isinstance(net, Network) else 1) * channels
+    shapes = [(stem, height * width)] * (2 if isinstance(net, Network) else 1)
     needs = []
-    for stage, operations in zip(walk.stages, walk.operations, strict=True):
+    few = edges <= MOST_EDGES_ONCE
+    kept = 0  # of what is computed once, to the end
+    waiting = 0
+    for index, (stage, operations) in enumerate(zip(walk.stages, walk.operations, strict=True)):
         searched = isinstance(stage, (Cell, NAS201SearchCell))
         halves = (isinstance(stage, Cell) and stage.reduction) or not searched
         pixels_in = shapes[-1][1]
         pixels = pixels_in // 4 if halves else pixels_in
         channels *= 2 if halves else 1
         one_map = n * channels * pixels * item
-        inputs = sum(n * c * p * item for c, p in shapes)
-        out = (stage._multiplier if isinstance(stage, Cell) else 1) * one_map
-        prepared = len(shapes) * n * channels * pixels_in * item if searched else 0
-        plan = operations.plan if operations is not None else None
-        drawn = len(operations.drawn) if operations is not None else 0
-        maps = _maps(plan) if plan is not None else _module_maps(walk, searched)
-        nodes = plan.nodes if plan is not None else 0
-        # Per image and channel two sums in double precision of every map.
-        buffers = int(maps * (one_map * _REUSE + 16 * n * channels))
-        # The inputs once more where they are gathered, and per node a summand and its copy.
-        grouped = 2 * inputs + 2 * prepared + (3 * nodes + drawn) * one_map + out
-        kept = once + inputs + 2 * prepared + (2 * nodes + drawn) * one_map
-        if plan is None:  # one group at a time
-            kept, buffers = kept + buffers, out
-        needs.append(Need(int(_MARGIN * kept), int(_MARGIN * (grouped + buffers))))
-        produced = (out // (n * pixels * item) if n else 0, pixels)
+        sums = 16 * n * channels  # two of every image and channel, in double precision
+        states = [n * c * p * item for c, p in shapes]
+        prepares = isinstance(stage, Cell)
+        prepared = [n * channels * pixels_in * item if prepares else 0 for _ in shapes]
+        multiplier = stage._multiplier if isinstance(stage, Cell) else 1
+        produced = (multiplier * channels, pixels)
+        # The last ones of the states differ between tables.
+        grouped = min(max(index - first, 0), len(shapes))
+        shared = len(shapes) - grouped
+        once, each, before = sum(states[:shared]), sum(states[shared:]), 0
+        maps = _Maps(0, 0, 0, 0)
+        kept += sum(prepared[:shared]) if index >= first else 0
+        each += sum(prepared[shared:]) + multiplier * one_map
+        if index - first == len(shapes):
+            each += sum(states)  # copies, put together from what the runs gave
+        if operations is None:  # its modules, one group at a time
+            once += _module_maps(walk, searched) * one_map
+            each += multiplier * one_map  # once more, where they are put together
+        else:
+            plan, drawn = operations.plan, len(operations.drawn)
+            if index < first:
+                each = 0
+                before = sum(prepared) + _maps(plan, 0).of(one_map, sums) + multiplier * one_map
+            elif drawn or shared:
+                # Sums and single maps of all operations that read what is shared.
+                single = drawn + (edges * net.space.num_ops if few else 0)
+                kept += (plan.nodes + single) * one_map
+                before = _maps(plan, 0).of(one_map, sums)
+                # What leaves inputs of another size is summed by a call of its own.
+                each += 2 * plan.nodes * one_map if plan.stride != 1 else 0
+            if index >= first:
+                maps = _maps(plan, shared if few else 0)
+                each += maps.kept * one_map + maps.summed * sums
+        waiting = len(shapes) * multiplier * one_map if index <= first else waiting
+        sizes = (once + kept, before, each, waiting, maps.edge * one_map, maps.node * one_map)
+        held, before, each, held_waiting, edge, node = (int(_MARGIN * size) for size in sizes)
+        run_of_stage = run if shared else None
+        needs.append(Need(always + held, before, each, held_waiting, run_of_stage, edge, node))
         shapes = [*shapes[1:], produced]
     return needs
 
@@ -127,35 +187,54 @@ def groups_that_fit(needs: Sequence[Need], budget: int | None) -> int:
 
     Raises ValueError if it is not even one.
     """
-    once, each = max(need.once for need in needs), max(need.per_group for need in needs)
-    if budget is None:
-        return max(1, (default_memory() - once) // each)
-    if once + each > budget:
+    limit = default_memory() if budget is None else budget
+    one = max(need.of(1) for need in needs)
+    if budget is not None and one > budget:
         raise ValueError(
             f"MaskedEvaluation: max_memory must hold one table, "
-            f"{(once + each) / 2**20:.1f} MiB for a batch of this size, "
+            f"{one / 2**20:.1f} MiB for a batch of this size, "
             f"got {budget / 2**20:.1f} MiB"
         )
-    return (budget - once) // each
+    return max(1, min(need.fitting(limit) for need in needs))
 
 
-def _maps(plan: CellPlan) -> int:
-    """At most so many maps are there at a time: those of two nodes that follow each other, or of
-    one node with both blocks of its chains, beside pools and nodes."""
-    ends = list(zip(plan.ops[0::5], plan.ops[1::5], strict=True))
-    kinds = [CELL_KINDS[number] for number in plan.ops[2::5]]
-    pools = {(ends[k][0], kind) for k, kind in enumerate(kinds) if "pool" in kind}
-    read = {source for source, _ in ends if source >= plan.inputs}
-    entering = Counter(
-        node for (_, node), kind in zip(ends, kinds, strict=True) if kind in _WITH_MAPS
-    )
-    chains = Counter(
-        node for (_, node), kind in zip(ends, kinds, strict=True) if kind == "separable_twice"
-    )
-    most = max(
-        (entering[node] + max(entering[node - 1], chains[node]) for _, node in ends), default=0
-    )
-    return most + len(pools) + len(read)
+class _Maps(NamedTuple):
+    """Maps that are there at a time in a call.
+
+    Attributes:
+        kept: of pools and nodes.
+        edge, node: of the convolutions of one edge, of one node: what one part of a call has is
+            that of an edge or, in few bytes, of more.
+        summed: all that have sums.
+    """
+
+    kept: int
+    edge: int
+    node: int
+    summed: int
+
+    def of(self, one_map: int, sums: int) -> int:
+        """Bytes for one group."""
+        part = max(self.edge * one_map, min(self.node * one_map, _PART))
+        return self.kept * one_map + part + self.summed * sums
+
+
+def _maps(plan: CellPlan, first: int) -> _Maps:
+    """At most so many, in a call of the operations that leave the state `first` or later ones."""
+    ops = [
+        (source, node, CELL_KINDS[kind])
+        for source, node, kind in zip(plan.ops[0::5], plan.ops[1::5], plan.ops[2::5], strict=True)
+        if source >= first
+    ]
+    pools = {(source, kind) for source, _, kind in ops if "pool" in kind}
+    read = {source for source, _, _ in ops if source >= plan.inputs}
+    edges = Counter((source, node) for source, node, kind in ops if kind in _WITH_MAPS)
+    nodes = Counter(node for _, node, kind in ops if kind in _WITH_MAPS)
+    # A node that nothing reads is summed in memory of its own.
+    kept = len(pools) + len(read) + 1
+    blocks = [1 + (kind == "separable_twice") for _, _, kind in ops if kind in _WITH_MAPS]
+    most_of_edge, most_of_node = (max(count.values(), default=0) for count in (edges, nodes))
+    return _Maps(kept, most_of_edge, most_of_node, len(pools) + sum(blocks))
 
 
 def _module_maps(walk: Walk, searched: bool) -> int:

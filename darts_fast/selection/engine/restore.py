@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -15,15 +15,18 @@ from darts_fast.seeding import rng_state, set_rng_state
 
 
 @contextmanager
-def untouched(net: nn.Module, bn: str, *, keep_rng: bool) -> Iterator[None]:
+def untouched(
+    net: nn.Module, bn: str, *, keep_rng: bool, modules: Sequence[nn.Module] | None = None
+) -> Iterator[None]:
     """Put the network in the mode for scoring, and back at the end, however that comes.
 
     Args: bn, see `MaskedEvaluation`: "batch_updating" leaves the buffers as they have become;
-    keep_rng, whether the global random states are put back.
+    keep_rng, whether the global random states are put back; modules, those of the network, where
+    the caller has listed its thousands already.
     """
     training = bn != "running"
-    # A network has thousands of modules: they are listed once, and set only where that is needed.
-    flags = [(module, module.training) for module in net.modules()]
+    # Set only where that is needed.
+    flags = [(module, module.training) for module in modules or net.modules()]
     buffers: list[Tensor] = []
     if bn != "batch_updating":
         kept = (buffer for module, _ in flags for buffer in module._buffers.values())
@@ -46,11 +49,15 @@ def untouched(net: nn.Module, bn: str, *, keep_rng: bool) -> Iterator[None]:
 
 
 @contextmanager
-def keyed_draws(net: nn.Module, seed: int | None, batch: int) -> Iterator[None]:
+def keyed_draws(
+    net: nn.Module, seed: int | None, batch: int, *, modules: Sequence[nn.Module] | None = None
+) -> Iterator[None]:
     """Forwards whose random draws are the same under every table.
 
     Each noise operation is seeded on its own: a removed one is skipped, and must not shift the
     draws of the others. With seed None all draws come from the global states as they fall.
+
+    Args: modules, see `untouched`.
     """
     if seed is None:
         yield
@@ -67,7 +74,7 @@ def keyed_draws(net: nn.Module, seed: int | None, batch: int) -> Iterator[None]:
     def seeded(operation: int) -> Callable[[nn.Module, object], None]:
         return lambda module, arguments: reseed(operation)
 
-    noises = [module for module in net.modules() if isinstance(module, Noise)]
+    noises = [module for module in modules or net.modules() if isinstance(module, Noise)]
     hooks = [module.register_forward_pre_hook(seeded(i)) for i, module in enumerate(noises, 1)]
     reseed(0)
     try:

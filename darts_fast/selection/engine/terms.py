@@ -115,7 +115,8 @@ def run_terms(
     states = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
     leaves = (table, *states, *convolutions, *given.gammas, *given.betas)
     save = torch.is_grad_enabled() and any(value.requires_grad for value in leaves)
-    output, *_ = _ops.call_mixed_cell(
+    output: Tensor
+    output, *_ = _ops.mixed_cell(
         states,
         table,
         convolutions,

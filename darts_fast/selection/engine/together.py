@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from typing import Any
@@ -34,18 +35,17 @@ class Together:
 
     def logits(self, images: Tensor, indices: Sequence[int]) -> Iterator[list[tuple[int, Tensor]]]:
         """Chunk by chunk, in an order of its own: the tables and what they give, [N, classes]."""
-        walk, stages = self.walk, len(self.walk.stages)
-        needs = stage_needs(walk, images, self.extra)
+        walk = self.walk
         first = {index: first_stage(self.changed[index], walk.cell_types) for index in indices}
-        most = {
-            stage: groups_that_fit(needs[min(stage, stages - 1) :], self.budget)
-            for stage in set(first.values())
-        }
         order = sorted(indices, key=lambda index: (self.changed[index], index))
         self.same = {self.changed[run[0]]: list(run) for run in runs(order, self.changed)}
+        most = {
+            stage: self._most(images, stage, [index for index in order if first[index] == stage])
+            for stage in sorted(set(first.values()))
+        }
         own = self._variants([], [])
         states, reached = walk.stem(images), 0
-        for stage in sorted(most):
+        for stage in most:
             while reached < stage:
                 states, reached = walk.advance(reached, states, own), reached + 1
             for chunk in cut([index for index in order if first[index] == stage], most[stage]):
@@ -81,6 +81,17 @@ class Together:
                 now = walk.advance(index, now, variants)
             found += zip(members, walk.logits(now, len(members)), strict=True)
         return found
+
+    def _most(self, images: Tensor, stage: int, indices: Sequence[int]) -> int:
+        """How many of these tables, whose first changed stage it is, fit into a chunk."""
+        changed = {self.changed[index] for index in indices}
+        edges = (count for rows in changed for count in Counter(name for name, _ in rows).values())
+        needs = stage_needs(
+            *(self.walk, images, self.extra, stage),
+            run=max(len(self.same[rows]) for rows in changed),
+            edges=max(edges, default=0),
+        )
+        return groups_that_fit(needs, self.budget)
 
     def _variants(self, indices: Sequence[int], peers: Sequence[int]) -> Variants:
         """Of tables that change the same rows, or of any where no state is shared; of none for

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from darts_fast.nn import Cell, Network, Supernet, TinyNetwork
 from darts_fast.nn.fused_cell import runs_native
 from darts_fast.nn.nasbench201 import NAS201SearchCell, ResNetBasicblock
-from darts_fast.nn.plan import Watch, has_hooks
 from darts_fast.nn.supernet import is_base_forward
+from darts_fast.nn.watch import Watch
 from darts_fast.selection.engine.cells import (
     SearchCell,
     find_operations,
@@ -84,22 +84,28 @@ class Walk:
 
 
 class KnownWalk:
-    """The `Walk` of a network, made again where its modules are others.
+    """The modules of a network and its `Walk`, found again where the modules are others.
 
-    Plans of all cells take longer to make than small batches to evaluate.
+    To list thousands of modules, and to plan all cells, takes longer than small batches to
+    evaluate.
     """
 
     def __init__(self, net: Supernet) -> None:
         self._net = net
-        self._watch: Watch | None = None
+        self._watch = Watch([net])
         self._walk: Walk | None = None
+
+    def modules(self) -> list[nn.Module]:
+        """All modules that the network has now, itself first."""
+        if not self._watch.same([self._net]):
+            self._watch, self._walk = Watch([self._net]), None
+        return self._watch.modules
 
     def now(self, images: Tensor, table: Tensor) -> Walk | None:
         """None where only the network's own forward says what it computes for these images.
 
         Args: table, edge weights as the cells will get them.
         """
-        net = self._net
         if (
             not runs_native(images, table)
             or torch.is_autocast_enabled("cpu")  # a cell in parts would round nodes between them
@@ -108,10 +114,12 @@ class KnownWalk:
             or len(images) == 0
         ):
             return None
-        if self._watch is None or not self._watch.same():
-            self._watch = Watch(net)
-            self._walk = Walk(net) if can_walk(net) else None
-        return None if has_hooks(net) or not self._watch.untouched() else self._walk
+        self.modules()
+        if not self._watch.untouched():
+            return None
+        if self._walk is None and can_walk(self._net):
+            self._walk = Walk(self._net)
+        return self._walk
 
 
 def can_walk(net: nn.Module) -> TypeGuard[Network | TinyNetwork]:

@@ -1,0 +1,205 @@
+// SPDX-License-Identifier: Apache-2.0
+#include "modules.h"
+
+#include <cmath>
+
+#include "node_sum.h"
+
+namespace darts_fast {
+namespace {
+
+namespace py = pybind11;
+
+// An interned name, for look-ups by identity.
+struct Name {
+  explicit Name(const char* text) : key(PyUnicode_InternFromString(text)) {}
+  PyObject* key;
+};
+
+py::object attributes_of(PyObject* module) {
+  PyObject* attributes = PyObject_GenericGetDict(module, nullptr);
+  if (attributes == nullptr) throw py::error_already_set();
+  return py::reinterpret_steal<py::object>(attributes);
+}
+
+// Borrowed, or null where there is none.
+PyObject* find(PyObject* table, PyObject* key) {
+  PyObject* value = PyDict_GetItemWithError(table, key);
+  if (value == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
+  return value;
+}
+
+// Borrowed.
+PyObject* get(PyObject* table, PyObject* key) {
+  PyObject* value = find(table, key);
+  if (value == nullptr) throw py::key_error(py::str(key).cast<std::string>());
+  return value;
+}
+
+bool is_true(PyObject* value) {
+  const int truth = PyObject_IsTrue(value);
+  if (truth < 0) throw py::error_already_set();
+  return truth == 1;
+}
+
+bool is_instance(PyObject* value, const py::tuple& types) {
+  const int found = PyObject_IsInstance(value, types.ptr());
+  if (found < 0) throw py::error_already_set();
+  return found == 1;
+}
+
+bool same_children(PyObject* table, const py::list& expected) {
+  if (!PyDict_CheckExact(table)) {  // a subclass may have an order of its own
+    const py::list values(py::reinterpret_borrow<py::object>(table).attr("values")());
+    if (values.size() != expected.size()) return false;
+    for (size_t i = 0; i < values.size(); ++i) {
+      if (!values[i].is(expected[i])) return false;
+    }
+    return true;
+  }
+  if (PyDict_Size(table) != static_cast<Py_ssize_t>(expected.size())) return false;
+  Py_ssize_t position = 0, i = 0;
+  PyObject* child = nullptr;
+  while (PyDict_Next(table, &position, nullptr, &child)) {
+    if (child != PyList_GET_ITEM(expected.ptr(), i++)) return false;
+  }
+  return true;
+}
+
+// The state of one batch norm; tensors are null where there is none.
+struct NormState {
+  explicit NormState(PyObject* norm) : attributes(attributes_of(norm)) {
+    static const Name training_name("training"), parameters("_parameters"), buffers("_buffers"),
+        mean_name("running_mean"), var_name("running_var"), counter_name("num_batches_tracked"),
+        weight("weight"), bias("bias"), tracks("track_running_stats");
+    PyObject* own = get(attributes.ptr(), parameters.key);
+    gamma = tensor(get(own, weight.key));
+    beta = tensor(get(own, bias.key));
+    PyObject* kept = get(attributes.ptr(), buffers.key);
+    mean = tensor(get(kept, mean_name.key));
+    var = tensor(get(kept, var_name.key));
+    counter = tensor(get(kept, counter_name.key));
+    training = is_true(get(attributes.ptr(), training_name.key));
+    moves = training && is_true(get(attributes.ptr(), tracks.key));
+  }
+
+  static PyObject* tensor(PyObject* value) { return value == Py_None ? nullptr : value; }
+
+  bool keeps() const { return mean != nullptr && var != nullptr; }
+
+  py::object attributes;
+  PyObject *gamma, *beta, *mean, *var, *counter;
+  bool training, moves;
+};
+
+// Tensors in order, `empty` for those that are not there; an empty list if none is.
+class Tensors {
+ public:
+  explicit Tensors(const py::object& empty) : empty_(empty) {}
+
+  void add(PyObject* tensor) {
+    some_ = some_ || tensor != nullptr;
+    list_.append(py::handle(tensor == nullptr ? empty_.ptr() : tensor));
+  }
+
+  py::list whole() const { return list_; }
+  py::list found() const { return some_ ? list_ : py::list(); }
+
+ private:
+  const py::object& empty_;
+  py::list list_;
+  bool some_ = false;
+};
+
+}  // namespace
+
+bool same_modules(const py::list& modules, const py::list& types, const py::list& children) {
+  static const Name modules_name("_modules");
+  for (size_t i = 0; i < modules.size(); ++i) {
+    PyObject* module = PyList_GET_ITEM(modules.ptr(), i);
+    if (reinterpret_cast<PyObject*>(Py_TYPE(module)) != PyList_GET_ITEM(types.ptr(), i)) {
+      return false;
+    }
+    PyObject* expected = PyList_GET_ITEM(children.ptr(), i);
+    if (expected == Py_None) continue;
+    PyObject* table = get(attributes_of(module).ptr(), modules_name.key);
+    if (!same_children(table, py::reinterpret_borrow<py::list>(expected))) return false;
+  }
+  return true;
+}
+
+bool untouched_modules(const py::list& modules, const py::tuple& replaced) {
+  static const Name forward("forward");
+  static const Name hooks[] = {Name("_forward_hooks"), Name("_forward_pre_hooks"),
+                               Name("_backward_hooks"), Name("_backward_pre_hooks")};
+  for (const py::handle module : modules) {
+    const py::object attributes = attributes_of(module.ptr());
+    for (const Name& name : hooks) {
+      if (is_true(get(attributes.ptr(), name.key))) return false;
+    }
+    PyObject* own = find(attributes.ptr(), forward.key);
+    if (own != nullptr && !is_instance(own, replaced)) return false;
+  }
+  return true;
+}
+
+py::list module_parameters(const py::list& modules, const py::str& name) {
+  static const Name parameters("_parameters");
+  py::list found;
+  for (const py::handle module : modules) {
+    const py::object attributes = attributes_of(module.ptr());
+    found.append(py::handle(get(get(attributes.ptr(), parameters.key), name.ptr())));
+  }
+  return found;
+}
+
+py::tuple norm_arguments(const py::list& norms, const py::object& empty) {
+  static const Name eps_name("eps");
+  Tensors gammas(empty), betas(empty), means(empty), variances(empty);
+  py::list kinds, eps;
+  bool moving = false;
+  for (const py::handle norm : norms) {
+    if (norm.is_none()) {
+      for (Tensors* tensors : {&gammas, &betas, &means, &variances}) tensors->add(nullptr);
+      kinds.append(static_cast<int64_t>(Norm::kNone));
+      eps.append(0.0);
+      continue;
+    }
+    const NormState state(norm.ptr());
+    const bool batch = state.training || state.mean == nullptr;
+    gammas.add(state.gamma);
+    betas.add(state.beta);
+    means.add(batch ? nullptr : state.mean);
+    variances.add(batch ? nullptr : state.var);
+    kinds.append(static_cast<int64_t>(batch ? Norm::kBatch : Norm::kRunning));
+    eps.append(py::handle(get(state.attributes.ptr(), eps_name.key)));
+    moving = moving || (state.moves && state.keeps());
+  }
+  return py::make_tuple(gammas.found(), betas.found(), means.found(), variances.found(), kinds, eps,
+                        moving);
+}
+
+py::tuple running_statistics(const py::list& norms, const py::object& empty, bool all) {
+  static const Name momentum_name("momentum");
+  Tensors means(empty), variances(empty), counters(empty);
+  py::list momenta;
+  const py::float_ nan(std::nan(""));
+  for (const py::handle norm : norms) {
+    if (!norm.is_none()) {
+      const NormState state(norm.ptr());
+      if (state.keeps() && (all || state.moves)) {
+        means.add(state.mean);
+        variances.add(state.var);
+        counters.add(state.counter);
+        PyObject* momentum = get(state.attributes.ptr(), momentum_name.key);
+        momenta.append(py::handle(momentum == Py_None ? nan.ptr() : momentum));
+        continue;
+      }
+    }
+    for (Tensors* tensors : {&means, &variances, &counters}) tensors->add(nullptr);
+    momenta.append(0.0);
+  }
+  return py::make_tuple(means.whole(), variances.whole(), counters.whole(), momenta);
+}
+
+}  // namespace darts_fast
