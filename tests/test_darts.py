@@ -41,6 +41,8 @@ class Quadratic:
         self.buffer = draw(9) if buffer else torch.zeros(9, dtype=torch.float64)
         states = {self.weights[0]: {"momentum_buffer": self.buffer}} if buffer else {}
         self.optimizer = SimpleNamespace(state=states)
+        self.net: Any = SimpleNamespace(arch_parameters=lambda: self.alphas)
+        self.config = SearchConfig(momentum=MOMENTUM, weight_decay=DECAY)
 
     def gradients(self, batch: str, leaves: Sequence[Tensor]) -> tuple[float, list[Tensor]]:
         (w,), (a,) = self.weights, self.alphas
@@ -51,9 +53,8 @@ class Quadratic:
 
     def gradient(self, method: str, **options: Any) -> Tensor:
         """Of the method, for alpha."""
-        net: Any = SimpleNamespace(arch_parameters=lambda: self.alphas)
-        config = SearchConfig(momentum=MOMENTUM, weight_decay=DECAY)
-        found = METHODS[method](net, config, method_options(method, options)).gradient(self)  # type: ignore[arg-type]
+        built = METHODS[method](self.net, self.config, method_options(method, options))
+        found = built.gradient(self)  # type: ignore[arg-type]
         assert found is not None
         return found[1][0]
 

@@ -305,7 +305,7 @@ def test_learns_the_digits() -> None:
 
 def test_trains_a_derived_network() -> None:
     from darts_fast.derive.network import NetworkCIFAR
-    from darts_fast.spaces.genotype import DARTS_V2
+    from darts_fast.spaces.well_known import DARTS_V2
 
     torch.manual_seed(0)
     net = NetworkCIFAR(4, 10, 5, True, DARTS_V2)

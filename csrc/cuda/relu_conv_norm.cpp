@@ -36,7 +36,7 @@ struct OneOpPlan {
   explicit OneOpPlan(const ReluConvNormArguments& a) : block(a.block) {
     const BlockShape& s = a.shape;
     const bool reduce = a.block.kind == ConvKind::kReduce;
-    op = {0, 1, reduce ? CellOpKind::kFactorizedReduce : CellOpKind::kDense, 0, 0, 0, -1, -1};
+    op = {0, 1, reduce ? CellOpKind::kFactorizedReduce : CellOpKind::kDense, 0, 0, 0, -1, -1, -1};
     shape.groups = a.groups;
     shape.images = a.images;
     shape.inputs = shape.nodes = shape.ops = shape.norms = shape.blocks = shape.multiplier = 1;
