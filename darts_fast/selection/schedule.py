@@ -47,10 +47,9 @@ def projection_schedule(space: Space, proj_intv: int = 5) -> Schedule:
     the next.
 
     The DARTS spaces have 14 op steps and 3 edge steps: 81 epochs with interval 5. A space without
-    topology step ends
-    its last interval one epoch early, as the original does: NAS-Bench-201 projects at 0, 5, 10, 15,
-        20 and 24 of 25
-    epochs. (With interval 1 the original has only 5 epochs for its 6 edges; here it gets a sixth.)
+    topology step ends its last interval one epoch early, as the original does: NAS-Bench-201
+    projects at 0, 5, 10, 15, 20 and 24 of 25 epochs. (With interval 1 the original has only 5
+    epochs for its 6 edges; here it gets a sixth.)
     Interval 0 means all projections at the start of a single epoch, with no tuning between them.
 
     Raises:

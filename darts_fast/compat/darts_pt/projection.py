@@ -9,25 +9,19 @@ on the same batches in one pass; it takes the networks of this package as they a
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
-from darts_fast.compat._utils import AvgrageMeter, accuracy
-from darts_fast.compat.darts_pt._softmaxed import Softmaxed
+from darts_fast.compat.darts_pt._tuning import Infer, Perturb, Queue, draw, log_accuracy, tune
 from darts_fast.compat.darts_pt.model_search_darts_proj import DartsNetworkProj
 from darts_fast.compat.darts_pt.utils import count_parameters_in_Compact, save_checkpoint
 from darts_fast.selection.schedule import projection_schedule
 
 __all__ = ["project_edge", "project_op", "pt_project"]
-
-Infer = Callable[..., tuple[float, float]]
-Queue = Iterable[tuple[Tensor, Tensor]]
-Perturb = Callable[[Any, Tensor, Tensor, float], None]
 
 
 def project_op(
@@ -45,7 +39,7 @@ def project_op(
     global generator.
     """
     if selected_eid is None:
-        selected_eid = _draw(model.candidate_flags[cell_type])
+        selected_eid = draw(model.candidate_flags[cell_type])
         logging.info("selected edge: %d %s", selected_eid, cell_type)
     masked = []
     for op in range(model.num_ops):
@@ -66,7 +60,7 @@ def project_edge(
     One after the other the input goes whose removal hurts least, ties to the last. Each removal is
     compared with the complete node, as published. Arguments as in `project_op`.
     """
-    node = _draw(model.candidate_flags_edge[cell_type])
+    node = draw(model.candidate_flags_edge[cell_type])
     logging.info("selected node: %d %s", node, cell_type)
     edges = model.nid2eids[node]
     while len(edges) > 2:
@@ -108,7 +102,7 @@ def pt_project(
     args.proj_crit = {"normal": args.proj_crit_normal, "reduce": args.proj_crit_reduce}
     model.train()
     model.printing(logging)
-    _log_accuracy(model, train_queue, valid_queue, infer)
+    log_accuracy(model, train_queue, valid_queue, infer)
 
     model.reset_optimizer(args.learning_rate / 10, args.momentum, args.weight_decay)
     # Saved but never stepped, as published: the tuning rate is constant.
@@ -136,18 +130,13 @@ def pt_project(
                     node, edges = project_edge(model, valid_queue, args, infer, cell_type)
                     model.project_edge(node, edges, cell_type)
             model.printing(logging)
-        _tune(model, architect, train_queue, valid_queue, args, perturb_alpha, epsilon_alpha)
+        tune(model, architect, train_queue, valid_queue, args, perturb_alpha, epsilon_alpha)
         model.printing(logging)
-        _log_accuracy(model, train_queue, valid_queue, infer)
+        log_accuracy(model, train_queue, valid_queue, infer)
     logging.info("projection finished")
     model.printing(logging)
     logging.info("param size = %f", count_parameters_in_Compact(model))
     logging.info("genotype = %s", model.genotype())
-
-
-def _draw(is_open: Tensor) -> int:
-    # The original's generator, so that its seed means the same.
-    return int(np.random.choice(is_open.nonzero().flatten().cpu().numpy()))  # noqa: NPY002
 
 
 def _harm(
@@ -167,52 +156,3 @@ def _harm(
         logging.info("valid_loss %f", loss)
         found.append(loss if args.proj_crit[cell_type] == "loss" else -accuracy)
     return found
-
-
-def _log_accuracy(
-    model: DartsNetworkProj, train_queue: Queue, valid_queue: Queue, infer: Infer
-) -> None:
-    for name, queue in (("train", train_queue), ("valid", valid_queue)):
-        accuracy, loss = infer(queue, model, log=False)
-        logging.info("%s_acc  %f", name, accuracy)
-        logging.info("%s_loss %f", name, loss)
-
-
-def _tune(
-    model: DartsNetworkProj,
-    architect: Any,
-    train_queue: Queue,
-    valid_queue: Queue,
-    args: Any,
-    perturb_alpha: Perturb | None,
-    epsilon_alpha: float,
-) -> None:
-    """One epoch: an alpha step on a random validation batch and a weight step per batch."""
-    objs, top1, top5 = AvgrageMeter(), AvgrageMeter(), AvgrageMeter()
-    device = next(model.parameters()).device
-
-    def zero_grad() -> None:
-        model.optimizer.zero_grad()
-        architect.optimizer.zero_grad()
-
-    for step, (images, labels) in enumerate(train_queue):
-        model.train()
-        batch = images.to(device), labels.to(device, non_blocking=True)
-        valid = (tensor.to(device) for tensor in next(iter(valid_queue)))
-        zero_grad()
-        architect.step(*batch, *valid)
-        if perturb_alpha is not None:
-            assert isinstance(model, Softmaxed)
-            model.softmax_arch_parameters()
-            perturb_alpha(model, *batch, epsilon_alpha)
-        zero_grad()
-        logits, loss = model.step(*batch, args)
-        if isinstance(model, Softmaxed) and model.softmaxed:
-            model.restore_arch_parameters()
-        prec1, prec5 = accuracy(logits, batch[1], topk=(1, min(5, logits.shape[1])))
-        for meter, value in ((objs, loss), (top1, prec1), (top5, prec5)):
-            meter.update(value.item(), len(images))
-        if step % args.report_freq == 0:
-            logging.info("train %03d %e %f %f", step, objs.avg, top1.avg, top5.avg)
-        if args.fast:
-            break

@@ -9,6 +9,7 @@ from darts_fast.compat.darts_pt.architect import Architect
 from darts_fast.compat.nasbench201 import (
     cell_operations,
     genotypes,
+    projection,
     search_cells,
     search_model,
     search_model_darts,
@@ -30,6 +31,7 @@ __all__ = [
     "architect_ig",
     "cell_operations",
     "genotypes",
+    "projection",
     "search_cells",
     "search_model",
     "search_model_darts",
