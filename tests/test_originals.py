@@ -169,6 +169,23 @@ def test_twenty_steps_of_optimizers_that_were_built_before(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", LONG)
+def test_another_dtype_by_to(name: str, calls: list[int]) -> None:  # noqa: F811
+    net, plain = build(name), build(name)
+    parameters = [*darts_fast.accelerate(net).parameters()]
+    for model in (net, plain):
+        model.to(torch.float32)
+    assert all(a is b for a, b in zip(net.parameters(), parameters, strict=True))
+    calls.clear()
+    outputs = []
+    for model in (net, plain):
+        torch.manual_seed(1)
+        outputs.append(model(batch(model).float()))
+    assert calls == [*ORIGINALS[name][1].values()]
+    assert outputs[0].dtype == torch.float32
+    torch.testing.assert_close(outputs[0], outputs[1], rtol=1e-3, atol=1e-3)
+
+
+@pytest.mark.parametrize("name", LONG)
 def test_copies_saved_states_and_restore(name: str) -> None:
     net, plain = build(name), build(name)
     before = [{**vars(module)} for module in net.modules()]
