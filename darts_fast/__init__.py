@@ -7,7 +7,14 @@ from darts_fast._extension import (
     cpu_capability,
     set_cpu_capability,
 )
-from darts_fast.accelerate import AccelerateError, accelerate, accelerated, explain, restore
+from darts_fast.accelerate import (
+    AccelerateError,
+    accelerate,
+    accelerated,
+    as_supernet,
+    explain,
+    restore,
+)
 from darts_fast.nn import frozen_statistics
 
 __version__ = "0.1.0"
@@ -17,6 +24,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "accelerated",
+    "as_supernet",
     "available_cpu_capabilities",
     "build_info",
     "cpu_capability",

@@ -13,12 +13,21 @@ from typing import Any, TypeVar
 
 from torch import nn
 
+from darts_fast.accelerate.adopt import as_supernet
 from darts_fast.accelerate.examine import NATIVE_FORWARDS, Finding, examine
 from darts_fast.accelerate.explain import Explanation, explain
 from darts_fast.accelerate.forward import accelerated, put, take_away
 from darts_fast.accelerate.verify import AccelerateError, verify_model
 
-__all__ = ["AccelerateError", "Explanation", "accelerate", "accelerated", "explain", "restore"]
+__all__ = [
+    "AccelerateError",
+    "Explanation",
+    "accelerate",
+    "accelerated",
+    "as_supernet",
+    "explain",
+    "restore",
+]
 
 _log = logging.getLogger(__name__)
 _Model = TypeVar("_Model", bound=nn.Module)

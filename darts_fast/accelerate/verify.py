@@ -49,11 +49,11 @@ def verify_model(model: nn.Module, batch: Any = True) -> None:
         AccelerateError: names the first module, in the order of calls, that differs, with the
             numbers.
     """
-    arguments = _arguments(model, batch)
+    arguments = model_arguments(model, batch)
     names = accelerated(model)
-    with _unchanged(model), torch.no_grad(), _compared(model, names):
+    with unchanged(model), torch.no_grad(), _compared(model, names):
         expected = model(*arguments)
-    with _unchanged(model), torch.no_grad():
+    with unchanged(model), torch.no_grad():
         found = model(*arguments)
     pairs = zip(_tensors(found), _tensors(expected), strict=True)
     for i, (mine, own) in enumerate(pairs):
@@ -83,9 +83,9 @@ def _call_both(name: str, method: FusedForward, *args: Any, **kwargs: Any) -> An
         return function(*_replaced(args, given), **_replaced(kwargs, given))
 
     module = method.module
-    with torch.enable_grad(), _unchanged(module):
+    with torch.enable_grad(), unchanged(module):
         found = results(module, functools.partial(call, method), leaves)
-    with torch.enable_grad(), _unchanged(module), _restored(module):
+    with torch.enable_grad(), unchanged(module), _restored(module):
         expected = results(module, functools.partial(call, method.own), leaves)
     for what, value in expected.items():
         _check(f"{what} of {name or type(module).__name__}", found[what], value)
@@ -105,7 +105,7 @@ def _restored(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _unchanged(module: nn.Module) -> Iterator[None]:
+def unchanged(module: nn.Module) -> Iterator[None]:
     """Puts buffers, gradients and the state of random numbers back."""
     buffers = [buffer.clone() for buffer in module.buffers()]
     gradients = [parameter.grad for parameter in module.parameters()]
@@ -149,7 +149,7 @@ def _check(what: str, found: Tensor | None, expected: Tensor | None) -> None:
         )
 
 
-def _arguments(model: nn.Module, batch: Any) -> tuple[Any, ...]:
+def model_arguments(model: nn.Module, batch: Any) -> tuple[Any, ...]:
     if batch is True:
         first = next((part for part in model.modules() if isinstance(part, nn.Conv2d)), None)
         if first is None:

@@ -12,8 +12,9 @@ from pathlib import Path
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
-from torch import Tensor
+from torch import Tensor, nn
 
+from darts_fast.accelerate import as_supernet
 from darts_fast.distributed import ALONE, World
 from darts_fast.nn import Supernet
 from darts_fast.selection import removal_files
@@ -147,7 +148,7 @@ class RemovalScores:
 
 
 def removal_scores(
-    net: Supernet,
+    net: nn.Module,
     batches: Iterable[Batch],
     *,
     cell_type: str | None = None,
@@ -168,7 +169,9 @@ def removal_scores(
     whole network is removed in turn.
 
     Args:
-        net: a supernet; decided edges keep their decision while others are scored.
+        net: a supernet; decided edges keep their decision while others are scored. One of another
+            code base, accelerated or not, is scored as the supernet that
+            `darts_fast.as_supernet` makes of it.
         batches: ``(images, labels)``, gone through once.
         cell_type: where to remove each operation of ``edges`` in turn.
         edges: edge indices, default every edge of the cell.
@@ -183,8 +186,11 @@ def removal_scores(
 
     Raises:
         ValueError: no such cell type, edge or op, no batches or removals, more than one kind of
-            set, an unknown ``bn``, or a ``max_memory`` that does not hold one table.
+            set, an unknown ``bn``, a ``max_memory`` that does not hold one table, or a model that
+            `as_supernet` does not take.
     """
+    if not isinstance(net, Supernet):
+        net = as_supernet(net)
     if sum(given is not None for given in (cell_type, removals, tables)) > 1:
         raise ValueError("removal_scores: give one of cell_type, removals and tables, got more")
     if edges is not None and cell_type is None:
