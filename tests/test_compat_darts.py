@@ -11,7 +11,7 @@ import eager_supernets
 import numpy as np
 import pytest
 import torch
-from compat_cases import ARGS, batch, names, with_args
+from compat_cases import ARGS, batch, with_args
 from torch import Tensor, nn
 
 from darts_fast.compat.darts import (
@@ -44,27 +44,7 @@ def alphas_of(plain: eager_supernets.Network) -> list[Tensor]:
     return [plain.alphas_normal, plain.alphas_reduce]
 
 
-def test_signatures() -> None:
-    assert names(model_search.MixedOp) == ["C", "stride"]
-    cell = ["C_prev_prev", "C_prev", "C", "reduction", "reduction_prev"]
-    assert names(model_search.Cell) == ["steps", "multiplier", *cell]
-    assert names(model_search.Cell.forward)[1:4] == ["s0", "s1", "weights"]
-    network = ["C", "num_classes", "layers", "criterion", "steps", "multiplier", "stem_multiplier"]
-    assert names(model_search.Network) == network
-    step = "input_train target_train input_valid target_valid eta network_optimizer unrolled"
-    assert names(architect.Architect) == ["model", "args"]
-    assert names(architect.Architect.step)[1:] == step.split()
-    derived = ["C", "num_classes", "layers", "auxiliary", "genotype"]
-    assert names(model.NetworkCIFAR) == names(model.NetworkImageNet) == derived
-    assert names(model.Cell) == ["genotype", *cell]
-    assert names(model.Cell.forward)[1:] == ["s0", "s1", "drop_prob"]
-    assert names(operations.FactorizedReduce) == ["C_in", "C_out", "affine"]
-    assert names(operations.ReLUConvBN)[:2] == ["C_in", "C_out"]
-    assert names(operations.ReLUConvBN)[2:] == ["kernel_size", "stride", "padding", "affine"]
-    assert names(utils.accuracy) == ["output", "target", "topk"]
-    assert names(utils.save_checkpoint)[:3] == ["state", "is_best", "save"]
-    assert names(utils.create_exp_dir) == ["path", "scripts_to_save"]
-    assert names(utils.drop_path)[0] == "x"
+def test_operations_are_built_by_name() -> None:
     for name in genotypes.PRIMITIVES:
         assert isinstance(operations.OPS[name](4, 2, False), nn.Module)
 

@@ -9,19 +9,17 @@ from pathlib import Path
 import eager_supernets
 import pytest
 import torch
-from compat_cases import ARGS, batch, names, with_args
+from compat_cases import ARGS, batch, with_args
 from torch import nn
 
 from darts_fast.compat import convert, darts
 from darts_fast.compat.darts_pt import (
     Architect,
     DartsNetworkProj,
-    MixedOp,
     Network,
     SDartsNetwork,
     SDartsNetworkProj,
     perturb,
-    projection,
     spaces_dict,
     utils,
 )
@@ -31,34 +29,6 @@ from darts_fast.spaces import S5_PRIMITIVES
 def build(kind: type[Network] = DartsNetworkProj, space: str = "s5", steps: int = 2) -> Network:
     loss = nn.CrossEntropyLoss()
     return kind(2, 5, 3, loss, spaces_dict[space], ARGS, steps, steps).double()
-
-
-def test_signatures() -> None:
-    network = ["C", "num_classes", "layers", "criterion", "primitives", "args"]
-    network += ["steps", "multiplier", "stem_multiplier", "drop_path_prob"]
-    for kind in (Network, DartsNetworkProj, SDartsNetwork, SDartsNetworkProj):
-        assert names(kind) == network
-    assert names(MixedOp) == ["C", "stride", "PRIMITIVES"]
-    assert names(DartsNetworkProj.forward)[1:] == ["input", "weights_dict"]
-    assert names(DartsNetworkProj.project_op)[1:] == ["eid", "opid", "cell_type"]
-    assert names(DartsNetworkProj.project_edge)[1:] == ["nid", "eids", "cell_type"]
-    assert names(DartsNetworkProj.get_state_dict)[1:] == ["epoch", "architect", "scheduler"]
-    assert names(DartsNetworkProj.set_state_dict)[1:] == ["architect", "scheduler", "checkpoint"]
-    assert names(Network.step)[1:] == ["input", "target", "args", "shared"]
-    assert names(Network.reset_optimizer)[1:] == ["lr", "momentum", "weight_decay"]
-    assert names(Network._loss)[1:] == ["input", "target", "return_logits"]
-    batches = ["input_train", "target_train", "input_valid", "target_valid", "args", "kwargs"]
-    assert names(Architect.step)[1:] == batches
-    queues = ["train_queue", "valid_queue", "model", "architect", "optimizer", "epoch", "args"]
-    assert names(projection.pt_project) == [*queues, "infer", "perturb_alpha", "epsilon_alpha"]
-    common = ["model", "proj_queue", "args", "infer", "cell_type"]
-    assert names(projection.project_edge) == common
-    assert names(projection.project_op) == [*common, "selected_eid"]
-    attack = ["model", "X", "y", "epsilon"]
-    assert names(perturb.Random_alpha) == attack
-    assert names(perturb.Linf_PGD_alpha) == [*attack, "steps", "random_start"]
-    checkpoint = ["state", "is_best", "save", "per_epoch", "prefix"]
-    assert names(utils.save_checkpoint) == checkpoint
 
 
 @pytest.mark.parametrize(

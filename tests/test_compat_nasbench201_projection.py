@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
@@ -76,12 +75,6 @@ def decisions(scores: Scores) -> Iterator[tuple[int, int]]:
         ]
         assert len(edges) == 1
         yield edges[0], max(range(5), key=lambda op: masks[op][1])
-
-
-def test_signature() -> None:
-    queues = ["train_queue", "valid_queue", "model", "architect", "criterion", "optimizer"]
-    found = list(inspect.signature(pt_project).parameters)
-    assert found == [*queues, "epoch", "args", "infer", "query"]
 
 
 def test_every_edge_gets_the_operation_that_is_missed_most() -> None:
