@@ -111,52 +111,6 @@ def test_an_old_checkpoint_loads(tmp_path: Path) -> None:
     plain.load_state_dict(torch.load(tmp_path / "again.pt"))
 
 
-def arch_step_of_plain(
-    plain: eager_supernets.Network, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
-) -> None:
-    """The original's first-order step."""
-    optimizer.zero_grad()
-    nn.functional.cross_entropy(plain(x), y).backward()
-    optimizer.step()
-
-
-def test_twenty_steps_of_the_training_script() -> None:
-    """The loop of train_search.py: an alpha step, then a weight step, against plain modules."""
-    net, plain = pair(steps=2)
-    steps = [batch(seed) for seed in range(40)]
-    criterion = nn.CrossEntropyLoss()
-    sgd = [
-        torch.optim.SGD(m.parameters(), 0.025, momentum=0.9, weight_decay=3e-4)
-        for m in (net, plain)
-    ]
-    mine = architect.Architect(net, ARGS)
-    adam = torch.optim.Adam(alphas_of(plain), lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-    objs = [utils.AvgrageMeter(), utils.AvgrageMeter()]
-    for train, valid in zip(steps[::2], steps[1::2], strict=True):
-        net.train()
-        mine.step(*train, *valid, 0.025, sgd[0], unrolled=False)
-        arch_step_of_plain(plain, adam, *valid)
-        for module, optimizer, meter in zip((net, plain), sgd, objs, strict=True):
-            optimizer.zero_grad()
-            logits = module(train[0])
-            loss = criterion(logits, train[1])
-            loss.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 5)
-            optimizer.step()
-            meter.update(loss.item(), 4)
-    assert objs[0].avg == pytest.approx(objs[1].avg, rel=1e-9)
-    for alpha, expected in zip(net.arch_parameters(), alphas_of(plain), strict=True):
-        torch.testing.assert_close(alpha, expected, rtol=1e-7, atol=1e-9)
-    for key, expected in plain.state_dict().items():
-        torch.testing.assert_close(net.state_dict()[key], expected, rtol=1e-6, atol=1e-9)
-    assert net.genotype() == net.space.genotype(
-        {
-            name: alphas.softmax(-1)
-            for name, alphas in zip(("normal", "reduce"), alphas_of(plain), strict=True)
-        }
-    )
-
-
 def test_the_first_order_step_touches_no_weight() -> None:
     net, _ = pair(steps=1)
     before = copy.deepcopy(dict(net.named_parameters()))

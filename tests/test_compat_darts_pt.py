@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import eager_supernets
 import pytest
 import torch
 from compat_cases import ARGS, batch, with_args
@@ -23,7 +22,6 @@ from darts_fast.compat.darts_pt import (
     spaces_dict,
     utils,
 )
-from darts_fast.spaces import S5_PRIMITIVES
 
 
 def build(kind: type[Network] = DartsNetworkProj, space: str = "s5", steps: int = 2) -> Network:
@@ -78,40 +76,6 @@ def test_candidates_of_one_s_own() -> None:
     ops = {op for op, _ in net.genotype().reduce}
     assert ops <= {"max_pool_3x3", "dil_conv_3x3"}
     assert net.new().space == net.space
-
-
-def test_twenty_steps_equal_plain_modules() -> None:
-    """train() of train_search.py: alpha step, then `model.step`, one edge decided meanwhile."""
-    net = build()
-    plain = eager_supernets.Network(2, 5, 3, "skip", S5_PRIMITIVES, steps=2).double()
-    plain.load_state_dict(net.state_dict())
-    alphas = [alpha.detach().clone().requires_grad_() for alpha in net.arch_parameters()]
-    plain.alphas_normal, plain.alphas_reduce = alphas
-    architect = Architect(net, ARGS)
-    adam = torch.optim.Adam(alphas, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-    sgd = torch.optim.SGD(plain.parameters(), 0.025, momentum=0.9, weight_decay=3e-4)
-    for step in range(20):
-        train, valid = batch(2 * step), batch(2 * step + 1)
-        net.optimizer.zero_grad()
-        architect.optimizer.zero_grad()
-        architect.step(*train, *valid, eta=0.025, network_optimizer=net.optimizer)
-        net.optimizer.zero_grad()
-        architect.optimizer.zero_grad()
-        _, loss = net.step(*train, ARGS, shared=None)
-
-        adam.zero_grad()
-        nn.functional.cross_entropy(plain(valid[0]), valid[1]).backward()
-        adam.step()
-        sgd.zero_grad()
-        expected = nn.functional.cross_entropy(plain(train[0]), train[1])
-        expected.backward()
-        nn.utils.clip_grad_norm_(plain.parameters(), 5)
-        sgd.step()
-        assert loss.item() == pytest.approx(expected.item(), rel=1e-7)
-    for key, value in plain.state_dict().items():
-        torch.testing.assert_close(net.state_dict()[key], value, rtol=1e-6, atol=1e-9)
-    for alpha, value in zip(net.arch_parameters(), alphas, strict=True):
-        torch.testing.assert_close(alpha, value, rtol=1e-7, atol=1e-9)
 
 
 def test_decided_rows_get_no_gradient_and_skipped_operations_none() -> None:

@@ -12,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from compat_cases import batch, with_args
-from test_compat_nasbench201 import Plain, build
+from plain_nasbench201 import Plain
+from test_compat_nasbench201 import build
 from torch import Tensor, nn
 
 from darts_fast.compat.nasbench201 import Architect, TinyNetworkDartsProj

@@ -6,11 +6,10 @@ from __future__ import annotations
 import eager_supernets
 import pytest
 import torch
-from compat_cases import ARGS, batch
 from torch import Tensor, nn
 
 from darts_fast.compat import darts
-from darts_fast.compat.pc_darts import Architect, MixedOp, Network, model_search_imagenet
+from darts_fast.compat.pc_darts import MixedOp, Network, model_search_imagenet
 
 
 class PlainMixedOp(nn.Module):
@@ -79,36 +78,6 @@ def test_state_dict_and_attributes() -> None:
     assert (edge.k, type(edge.mp)) == (4, nn.MaxPool2d)
     with pytest.raises(ValueError, match="k must divide"):
         MixedOp(6, 1)
-
-
-def test_twenty_steps_equal_plain_modules() -> None:
-    net, plain, architecture = pair()
-    architect = Architect(net, ARGS)
-    adam = torch.optim.Adam(architecture, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-    sgd = [
-        torch.optim.SGD(m.parameters(), 0.025, momentum=0.9, weight_decay=3e-4)
-        for m in (net, plain)
-    ]
-    for step in range(20):
-        train, valid = batch(2 * step), batch(2 * step + 1)
-        architect.step(*train, *valid, 0.025, sgd[0], unrolled=False)
-        adam.zero_grad()
-        nn.functional.cross_entropy(run(plain, architecture, valid[0]), valid[1]).backward()
-        adam.step()
-        losses = []
-        for optimizer, logits in zip(
-            sgd, (net(train[0]), run(plain, architecture, train[0])), strict=True
-        ):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(logits, train[1])
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        assert losses[0] == pytest.approx(losses[1], rel=1e-7)
-    for mine, theirs in zip(net.arch_parameters(), architecture, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-9)
-    for key, value in plain.state_dict().items():
-        torch.testing.assert_close(net.state_dict()[key], value, rtol=1e-6, atol=1e-9)
 
 
 def test_the_genotype_weighs_operations_with_their_edges() -> None:
