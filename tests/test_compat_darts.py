@@ -14,6 +14,7 @@ import torch
 from compat_cases import ARGS, batch, with_args
 from torch import Tensor, nn
 
+from darts_fast.compat import pc_darts
 from darts_fast.compat.darts import (
     architect,
     genotypes,
@@ -23,6 +24,8 @@ from darts_fast.compat.darts import (
     utils,
     visualize,
 )
+from darts_fast.compat.darts_pt import visualize as darts_pt_visualize
+from darts_fast.compat.pc_darts import visualize as pc_darts_visualize
 from darts_fast.derive import build_derived
 
 
@@ -187,6 +190,10 @@ def test_pictures_of_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert (tmp_path / name).read_bytes().startswith(b"%PDF")
     visualize.plot(genotypes.DARTS.normal, "mine")
     assert (tmp_path / "mine.pdf").exists()
+    pc_darts_visualize.plot(pc_darts.genotypes.PCDARTS.reduce, "partial")
+    darts_pt_visualize.plot([("noise", 0), ("skip_connect", 1)], "marked", mode="cue")
+    for name in ("partial", "marked"):
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     with pytest.raises(ValueError, match="expected a normal and a reduction cell"):
         visualize.main(["|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"])
     with pytest.raises(ValueError, match="expected one genotype"):

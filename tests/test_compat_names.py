@@ -5,7 +5,9 @@ from __future__ import annotations
 
 import importlib
 import operator
+import re
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,6 +16,9 @@ from original_names import ATTRIBUTES, TABLE, entries
 from torch import nn
 
 from darts_fast.compat import darts, darts_pt, nasbench201, pc_darts
+
+
+PAGE = Path(__file__).resolve().parent.parent / "docs" / "compat.md"
 
 
 def supernet(kind: Any, C: int = 2) -> Any:
@@ -73,6 +78,14 @@ def test_names_and_parameters(module: str) -> None:
 def test_attributes(kind: str) -> None:
     built = BUILDERS[kind]()
     assert [name for name in ATTRIBUTES[kind].split() if not hasattr(built, name)] == []
+
+
+@pytest.mark.skipif(not PAGE.exists(), reason="needs the checkout")
+def test_the_import_lines_of_the_page_work() -> None:
+    rows = re.findall(r"^\| .* \| `((?:from|import) darts_fast\..*?)`", PAGE.read_text(), re.M)
+    assert len(rows) > 20
+    for line in rows:
+        exec(line, {})
 
 
 def test_the_table_has_every_module() -> None:

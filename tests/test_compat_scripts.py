@@ -105,7 +105,8 @@ def test_the_import_lines_are_all_that_changes(
     assert found == pytest.approx(expected, rel=1e-6)
     assert own_decisions == decisions
     state, wanted = model.state_dict(), plain.state_dict()
-    assert state.keys() == wanted.keys()
+    # The order too: a file of an optimizer numbers the parameters.
+    assert [*state] == [*wanted]
     for key, value in wanted.items():
         assert_close(state[key], value, key)
         assert torch.equal(again.state_dict()[key], state[key])

@@ -1,16 +1,23 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The alphas of compat networks are no parameters of anything, and still move, copy and load."""
+"""What compat networks list, move, copy and load.
+
+Alphas are no parameters of anything; files of old PyTorch and genotypes of one's own class are
+taken.
+"""
 
 from __future__ import annotations
 
 import copy
 import pickle
+from collections import namedtuple
 from typing import Any
 
 import pytest
 import torch
 from test_compat_names import BUILDERS
 from torch import Tensor, nn
+
+from darts_fast.compat import darts
 
 NETWORKS = ["darts", "pc_darts", "pc_darts imagenet", "darts_pt sdarts proj", "nasbench201 proj"]
 
@@ -64,6 +71,36 @@ def test_a_state_dict_that_has_them_loads(net: Any) -> None:
     assert all((alpha == 0.25).all() for alpha in net.arch_parameters())
     with pytest.raises(RuntimeError, match=f"{names[0]} must be"):
         net.load_state_dict({**net.state_dict(), names[0]: torch.zeros(1)})
+
+
+def test_files_of_old_pytorch_load(net: Any) -> None:
+    """Strictly, without `num_batches_tracked` and without metadata (PyTorch 0.3)."""
+    old = {k: v.clone() for k, v in net.state_dict().items() if not k.endswith("tracked")}
+    assert len(old) < len(net.state_dict())
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+    net.load_state_dict(old)
+    assert all(torch.equal(net.state_dict()[key], value) for key, value in old.items())
+    missing = next(iter(old))
+    with pytest.raises(RuntimeError, match=f'Missing key.*"{missing}"'):
+        net.load_state_dict({key: value for key, value in old.items() if key != missing})
+
+
+Own = namedtuple("Own", "normal normal_concat reduce reduce_concat")
+
+
+@pytest.mark.parametrize("name", ["NetworkCIFAR", "NetworkImageNet"])
+def test_a_genotypes_py_of_one_s_own_may_stay(name: str) -> None:
+    """The originals' file is data: a named tuple of the script's own, with lists and ranges."""
+    pairs = [("skip_connect", 0), ("sep_conv_3x3", 1), ("noise", 0), ("max_pool_3x3", 2)]
+    genotype = Own(normal=pairs, normal_concat=range(2, 4), reduce=pairs, reduce_concat=[2, 3])
+    net = getattr(darts.model, name)(4, 5, 3, False, genotype)
+    net.drop_path_prob = 0.2
+    logits, auxiliary = net(torch.randn(2, 3, 64, 64))
+    assert logits.shape == (2, 5)
+    assert auxiliary is None
+    assert net.cells[0].primitives == tuple(op for op, _ in pairs)
 
 
 def test_another_initialisation_replaces_all_of_them() -> None:
