@@ -17,7 +17,6 @@ from torch import nn
 
 from darts_fast.compat import darts, darts_pt, nasbench201, pc_darts
 
-
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "compat.md"
 
 
