@@ -125,6 +125,16 @@ def test_weights_are_put_back_when_the_loss_raises() -> None:
         assert torch.equal(weight, before[name])
 
 
+@pytest.mark.parametrize("unrolled", [False, True])
+def test_a_step_returns_the_norm_of_its_gradient(unrolled: bool) -> None:
+    """Scripts of early revisions give it to a meter."""
+    net, sgd = network()
+    norm = Architect(net, ARGS).step(*draw(1), *draw(2), ETA, sgd, unrolled=unrolled)
+    both = torch.cat([alpha.grad.flatten() for alpha in net.arch_parameters()])
+    assert norm.item() == pytest.approx(both.norm().item(), rel=1e-9)
+    assert norm.item() > 0
+
+
 def test_no_size_no_second_order() -> None:
     """With a step of size 0 the gradient is the first-order one."""
     net, sgd = network()

@@ -11,9 +11,10 @@ import eager_supernets
 import numpy as np
 import pytest
 import torch
-from compat_cases import ARGS, batch, names, with_args
+from compat_cases import ARGS, batch, with_args
 from torch import Tensor, nn
 
+from darts_fast.compat import pc_darts
 from darts_fast.compat.darts import (
     architect,
     genotypes,
@@ -23,6 +24,8 @@ from darts_fast.compat.darts import (
     utils,
     visualize,
 )
+from darts_fast.compat.darts_pt import visualize as darts_pt_visualize
+from darts_fast.compat.pc_darts import visualize as pc_darts_visualize
 from darts_fast.derive import build_derived
 
 
@@ -44,27 +47,7 @@ def alphas_of(plain: eager_supernets.Network) -> list[Tensor]:
     return [plain.alphas_normal, plain.alphas_reduce]
 
 
-def test_signatures() -> None:
-    assert names(model_search.MixedOp) == ["C", "stride"]
-    cell = ["C_prev_prev", "C_prev", "C", "reduction", "reduction_prev"]
-    assert names(model_search.Cell) == ["steps", "multiplier", *cell]
-    assert names(model_search.Cell.forward)[1:4] == ["s0", "s1", "weights"]
-    network = ["C", "num_classes", "layers", "criterion", "steps", "multiplier", "stem_multiplier"]
-    assert names(model_search.Network) == network
-    step = "input_train target_train input_valid target_valid eta network_optimizer unrolled"
-    assert names(architect.Architect) == ["model", "args"]
-    assert names(architect.Architect.step)[1:] == step.split()
-    derived = ["C", "num_classes", "layers", "auxiliary", "genotype"]
-    assert names(model.NetworkCIFAR) == names(model.NetworkImageNet) == derived
-    assert names(model.Cell) == ["genotype", *cell]
-    assert names(model.Cell.forward)[1:] == ["s0", "s1", "drop_prob"]
-    assert names(operations.FactorizedReduce) == ["C_in", "C_out", "affine"]
-    assert names(operations.ReLUConvBN)[:2] == ["C_in", "C_out"]
-    assert names(operations.ReLUConvBN)[2:] == ["kernel_size", "stride", "padding", "affine"]
-    assert names(utils.accuracy) == ["output", "target", "topk"]
-    assert names(utils.save_checkpoint)[:3] == ["state", "is_best", "save"]
-    assert names(utils.create_exp_dir) == ["path", "scripts_to_save"]
-    assert names(utils.drop_path)[0] == "x"
+def test_operations_are_built_by_name() -> None:
     for name in genotypes.PRIMITIVES:
         assert isinstance(operations.OPS[name](4, 2, False), nn.Module)
 
@@ -129,52 +112,6 @@ def test_an_old_checkpoint_loads(tmp_path: Path) -> None:
         net.load_state_dict({k: v for k, v in old.items() if k != "stem.0.weight"})
     utils.save(net, tmp_path / "again.pt")
     plain.load_state_dict(torch.load(tmp_path / "again.pt"))
-
-
-def arch_step_of_plain(
-    plain: eager_supernets.Network, optimizer: torch.optim.Optimizer, x: Tensor, y: Tensor
-) -> None:
-    """The original's first-order step."""
-    optimizer.zero_grad()
-    nn.functional.cross_entropy(plain(x), y).backward()
-    optimizer.step()
-
-
-def test_twenty_steps_of_the_training_script() -> None:
-    """The loop of train_search.py: an alpha step, then a weight step, against plain modules."""
-    net, plain = pair(steps=2)
-    steps = [batch(seed) for seed in range(40)]
-    criterion = nn.CrossEntropyLoss()
-    sgd = [
-        torch.optim.SGD(m.parameters(), 0.025, momentum=0.9, weight_decay=3e-4)
-        for m in (net, plain)
-    ]
-    mine = architect.Architect(net, ARGS)
-    adam = torch.optim.Adam(alphas_of(plain), lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-    objs = [utils.AvgrageMeter(), utils.AvgrageMeter()]
-    for train, valid in zip(steps[::2], steps[1::2], strict=True):
-        net.train()
-        mine.step(*train, *valid, 0.025, sgd[0], unrolled=False)
-        arch_step_of_plain(plain, adam, *valid)
-        for module, optimizer, meter in zip((net, plain), sgd, objs, strict=True):
-            optimizer.zero_grad()
-            logits = module(train[0])
-            loss = criterion(logits, train[1])
-            loss.backward()
-            nn.utils.clip_grad_norm_(module.parameters(), 5)
-            optimizer.step()
-            meter.update(loss.item(), 4)
-    assert objs[0].avg == pytest.approx(objs[1].avg, rel=1e-9)
-    for alpha, expected in zip(net.arch_parameters(), alphas_of(plain), strict=True):
-        torch.testing.assert_close(alpha, expected, rtol=1e-7, atol=1e-9)
-    for key, expected in plain.state_dict().items():
-        torch.testing.assert_close(net.state_dict()[key], expected, rtol=1e-6, atol=1e-9)
-    assert net.genotype() == net.space.genotype(
-        {
-            name: alphas.softmax(-1)
-            for name, alphas in zip(("normal", "reduce"), alphas_of(plain), strict=True)
-        }
-    )
 
 
 def test_the_first_order_step_touches_no_weight() -> None:
@@ -253,6 +190,10 @@ def test_pictures_of_cells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> N
         assert (tmp_path / name).read_bytes().startswith(b"%PDF")
     visualize.plot(genotypes.DARTS.normal, "mine")
     assert (tmp_path / "mine.pdf").exists()
+    pc_darts_visualize.plot(pc_darts.genotypes.PCDARTS.reduce, "partial")
+    darts_pt_visualize.plot([("noise", 0), ("skip_connect", 1)], "marked", mode="cue")
+    for name in ("partial", "marked"):
+        assert (tmp_path / f"{name}.pdf").read_bytes().startswith(b"%PDF")
     with pytest.raises(ValueError, match="expected a normal and a reduction cell"):
         visualize.main(["|none~0|+|none~0|none~1|+|none~0|none~1|none~2|"])
     with pytest.raises(ValueError, match="expected one genotype"):

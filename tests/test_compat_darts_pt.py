@@ -6,59 +6,27 @@ from __future__ import annotations
 import copy
 from pathlib import Path
 
-import eager_supernets
 import pytest
 import torch
-from compat_cases import ARGS, batch, names, with_args
+from compat_cases import ARGS, batch, with_args
 from torch import nn
 
 from darts_fast.compat import convert, darts
 from darts_fast.compat.darts_pt import (
     Architect,
     DartsNetworkProj,
-    MixedOp,
     Network,
     SDartsNetwork,
     SDartsNetworkProj,
     perturb,
-    projection,
     spaces_dict,
     utils,
 )
-from darts_fast.spaces import S5_PRIMITIVES
 
 
 def build(kind: type[Network] = DartsNetworkProj, space: str = "s5", steps: int = 2) -> Network:
     loss = nn.CrossEntropyLoss()
     return kind(2, 5, 3, loss, spaces_dict[space], ARGS, steps, steps).double()
-
-
-def test_signatures() -> None:
-    network = ["C", "num_classes", "layers", "criterion", "primitives", "args"]
-    network += ["steps", "multiplier", "stem_multiplier", "drop_path_prob"]
-    for kind in (Network, DartsNetworkProj, SDartsNetwork, SDartsNetworkProj):
-        assert names(kind) == network
-    assert names(MixedOp) == ["C", "stride", "PRIMITIVES"]
-    assert names(DartsNetworkProj.forward)[1:] == ["input", "weights_dict"]
-    assert names(DartsNetworkProj.project_op)[1:] == ["eid", "opid", "cell_type"]
-    assert names(DartsNetworkProj.project_edge)[1:] == ["nid", "eids", "cell_type"]
-    assert names(DartsNetworkProj.get_state_dict)[1:] == ["epoch", "architect", "scheduler"]
-    assert names(DartsNetworkProj.set_state_dict)[1:] == ["architect", "scheduler", "checkpoint"]
-    assert names(Network.step)[1:] == ["input", "target", "args", "shared"]
-    assert names(Network.reset_optimizer)[1:] == ["lr", "momentum", "weight_decay"]
-    assert names(Network._loss)[1:] == ["input", "target", "return_logits"]
-    batches = ["input_train", "target_train", "input_valid", "target_valid", "args", "kwargs"]
-    assert names(Architect.step)[1:] == batches
-    queues = ["train_queue", "valid_queue", "model", "architect", "optimizer", "epoch", "args"]
-    assert names(projection.pt_project) == [*queues, "infer", "perturb_alpha", "epsilon_alpha"]
-    common = ["model", "proj_queue", "args", "infer", "cell_type"]
-    assert names(projection.project_edge) == common
-    assert names(projection.project_op) == [*common, "selected_eid"]
-    attack = ["model", "X", "y", "epsilon"]
-    assert names(perturb.Random_alpha) == attack
-    assert names(perturb.Linf_PGD_alpha) == [*attack, "steps", "random_start"]
-    checkpoint = ["state", "is_best", "save", "per_epoch", "prefix"]
-    assert names(utils.save_checkpoint) == checkpoint
 
 
 @pytest.mark.parametrize(
@@ -108,40 +76,6 @@ def test_candidates_of_one_s_own() -> None:
     ops = {op for op, _ in net.genotype().reduce}
     assert ops <= {"max_pool_3x3", "dil_conv_3x3"}
     assert net.new().space == net.space
-
-
-def test_twenty_steps_equal_plain_modules() -> None:
-    """train() of train_search.py: alpha step, then `model.step`, one edge decided meanwhile."""
-    net = build()
-    plain = eager_supernets.Network(2, 5, 3, "skip", S5_PRIMITIVES, steps=2).double()
-    plain.load_state_dict(net.state_dict())
-    alphas = [alpha.detach().clone().requires_grad_() for alpha in net.arch_parameters()]
-    plain.alphas_normal, plain.alphas_reduce = alphas
-    architect = Architect(net, ARGS)
-    adam = torch.optim.Adam(alphas, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-    sgd = torch.optim.SGD(plain.parameters(), 0.025, momentum=0.9, weight_decay=3e-4)
-    for step in range(20):
-        train, valid = batch(2 * step), batch(2 * step + 1)
-        net.optimizer.zero_grad()
-        architect.optimizer.zero_grad()
-        architect.step(*train, *valid, eta=0.025, network_optimizer=net.optimizer)
-        net.optimizer.zero_grad()
-        architect.optimizer.zero_grad()
-        _, loss = net.step(*train, ARGS, shared=None)
-
-        adam.zero_grad()
-        nn.functional.cross_entropy(plain(valid[0]), valid[1]).backward()
-        adam.step()
-        sgd.zero_grad()
-        expected = nn.functional.cross_entropy(plain(train[0]), train[1])
-        expected.backward()
-        nn.utils.clip_grad_norm_(plain.parameters(), 5)
-        sgd.step()
-        assert loss.item() == pytest.approx(expected.item(), rel=1e-7)
-    for key, value in plain.state_dict().items():
-        torch.testing.assert_close(net.state_dict()[key], value, rtol=1e-6, atol=1e-9)
-    for alpha, value in zip(net.arch_parameters(), alphas, strict=True):
-        torch.testing.assert_close(alpha, value, rtol=1e-7, atol=1e-9)
 
 
 def test_decided_rows_get_no_gradient_and_skipped_operations_none() -> None:

@@ -3,18 +3,15 @@
 
 from __future__ import annotations
 
-import eager_supernets
 import pytest
 import torch
-from compat_cases import ARGS, batch, names
-from torch import Tensor, nn
+from compat_cases import ARGS, batch
+from torch import nn
 
 from darts_fast.compat.nasbench201 import (
-    Architect,
     NAS201SearchCell,
     Structure,
     TinyNetwork,
-    TinyNetworkDarts,
     TinyNetworkDartsProj,
 )
 from darts_fast.compat.nasbench201.cell_operations import NAS_BENCH_201, OPS, ResNetBasicblock
@@ -27,55 +24,7 @@ def build(kind: type[TinyNetwork] = TinyNetworkDartsProj) -> TinyNetwork:
     return kind(4, 1, 4, 5, nn.CrossEntropyLoss(), NAS_BENCH_201, ARGS).double()
 
 
-class PlainBlock(nn.Module):
-    """The residual block, as the original builds it."""
-
-    def __init__(self, C_in: int, C_out: int) -> None:
-        super().__init__()
-
-        def conv(first: int, second: int, stride: int) -> nn.Module:
-            chain = eager_supernets.ReLUConvBN(first, second, 3, affine=True)
-            chain.op[1].stride = (stride, stride)
-            return chain
-
-        self.conv_a, self.conv_b = conv(C_in, C_out, 2), conv(C_out, C_out, 1)
-        self.downsample = nn.Sequential(nn.AvgPool2d(2, 2), nn.Conv2d(C_in, C_out, 1, bias=False))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.conv_b(self.conv_a(x)) + self.downsample(x)
-
-
-class Plain(nn.Module):
-    """One cell per stage."""
-
-    def __init__(self, C: int, classes: int) -> None:
-        super().__init__()
-        self.stem = nn.Sequential(nn.Conv2d(3, C, 3, padding=1, bias=False), nn.BatchNorm2d(C))
-        self.cells = nn.ModuleList()
-        for stage in range(3):
-            if stage:
-                self.cells.append(PlainBlock(C, 2 * C))
-                C *= 2
-            self.cells.append(eager_supernets.NAS201SearchCell(C))
-        self.lastact = nn.Sequential(nn.BatchNorm2d(C), nn.ReLU())
-        self.classifier = nn.Linear(C, classes)
-
-    def forward(self, x: Tensor, weights: Tensor) -> Tensor:
-        x = self.stem(x)
-        for cell in self.cells:
-            x = cell(x) if isinstance(cell, PlainBlock) else cell(x, weights)
-        return self.classifier(self.lastact(x).mean((2, 3)))
-
-
-def test_signatures_and_state_dict() -> None:
-    network = ["C", "N", "max_nodes", "num_classes", "criterion", "search_space", "args"]
-    network += ["affine", "track_running_stats"]
-    for kind in (TinyNetwork, TinyNetworkDarts, TinyNetworkDartsProj):
-        assert names(kind) == network
-    cell = ["C_in", "C_out", "stride", "max_nodes", "op_names", "affine", "track_running_stats"]
-    assert names(NAS201SearchCell) == cell
-    assert names(TinyNetworkDartsProj.project_op)[1:] == ["eid", "opid"]
-    assert names(TinyNetworkDartsProj.forward)[1:] == ["inputs", "weights"]
+def test_state_dict_and_attributes() -> None:
     net = TinyNetwork(16, 5, 4, 10, nn.CrossEntropyLoss(), NAS_BENCH_201, ARGS)
     assert len(net.state_dict()) == 759
     assert "cells.0.edges.1<-0.2.op.1.weight" in net.state_dict()
@@ -100,39 +49,6 @@ def test_an_old_checkpoint_with_alphas_and_without_counters_loads() -> None:
     other.load_state_dict(state)
     images, _ = batch(0)
     assert torch.equal(other(images), net(images))
-
-
-def test_twenty_steps_equal_plain_modules() -> None:
-    net, plain = build(TinyNetworkDarts), Plain(4, 5).double()
-    plain.load_state_dict(net.state_dict())
-    alpha = net._arch_parameters.detach().clone().requires_grad_()
-    architect = Architect(net, ARGS)
-    adam = torch.optim.Adam([alpha], lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-    sgd = torch.optim.SGD(plain.parameters(), 0.025, momentum=0.9, weight_decay=3e-4)
-
-    def loss_of(images: Tensor, labels: Tensor) -> Tensor:
-        return nn.functional.cross_entropy(plain(images, alpha.softmax(-1)), labels)
-
-    for step in range(20):
-        train, valid = batch(2 * step), batch(2 * step + 1)
-        net.optimizer.zero_grad()
-        architect.optimizer.zero_grad()
-        architect.step(*train, *valid, eta=0.025, network_optimizer=net.optimizer)
-        net.optimizer.zero_grad()
-        architect.optimizer.zero_grad()
-        _, loss = net.step(*train, ARGS, shared=None)
-        adam.zero_grad()
-        loss_of(*valid).backward()
-        adam.step()
-        sgd.zero_grad()
-        expected = loss_of(*train)
-        expected.backward()
-        nn.utils.clip_grad_norm_(plain.parameters(), 5)
-        sgd.step()
-        assert loss.item() == pytest.approx(expected.item(), rel=1e-7)
-    torch.testing.assert_close(net._arch_parameters, alpha, rtol=1e-7, atol=1e-9)
-    for key, value in plain.state_dict().items():
-        torch.testing.assert_close(net.state_dict()[key], value, rtol=1e-6, atol=1e-9)
 
 
 def test_projection_and_masks() -> None:

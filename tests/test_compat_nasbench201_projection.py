@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Iterator
 from types import ModuleType, SimpleNamespace
@@ -13,7 +12,8 @@ import numpy as np
 import pytest
 import torch
 from compat_cases import batch, with_args
-from test_compat_nasbench201 import Plain, build
+from plain_nasbench201 import Plain
+from test_compat_nasbench201 import build
 from torch import Tensor, nn
 
 from darts_fast.compat.nasbench201 import Architect, TinyNetworkDartsProj
@@ -76,12 +76,6 @@ def decisions(scores: Scores) -> Iterator[tuple[int, int]]:
         ]
         assert len(edges) == 1
         yield edges[0], max(range(5), key=lambda op: masks[op][1])
-
-
-def test_signature() -> None:
-    queues = ["train_queue", "valid_queue", "model", "architect", "criterion", "optimizer"]
-    found = list(inspect.signature(pt_project).parameters)
-    assert found == [*queues, "epoch", "args", "infer", "query"]
 
 
 def test_every_edge_gets_the_operation_that_is_missed_most() -> None:

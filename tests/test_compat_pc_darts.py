@@ -6,11 +6,10 @@ from __future__ import annotations
 import eager_supernets
 import pytest
 import torch
-from compat_cases import ARGS, batch, names
 from torch import Tensor, nn
 
 from darts_fast.compat import darts
-from darts_fast.compat.pc_darts import Architect, Cell, MixedOp, Network, model_search_imagenet
+from darts_fast.compat.pc_darts import MixedOp, Network, model_search_imagenet
 
 
 class PlainMixedOp(nn.Module):
@@ -65,11 +64,7 @@ def run(plain: eager_supernets.Network, architecture: list[Tensor], x: Tensor) -
     return plain.classifier(s1.mean((2, 3)))
 
 
-def test_signatures_and_state_dict() -> None:
-    assert names(Network) == names(darts.Network) == names(model_search_imagenet.Network)
-    assert names(Cell)[:7] == names(darts.Cell)
-    assert names(MixedOp)[:2] == ["C", "stride"]
-    assert names(Cell.forward)[1:5] == ["s0", "s1", "weights", "weights2"]
+def test_state_dict_and_attributes() -> None:
     net = Network(16, 10, 8, nn.CrossEntropyLoss())
     eight = darts.Network(16, 10, 8, nn.CrossEntropyLoss())
     assert [*net.state_dict()] == [*eight.state_dict()]
@@ -83,36 +78,6 @@ def test_signatures_and_state_dict() -> None:
     assert (edge.k, type(edge.mp)) == (4, nn.MaxPool2d)
     with pytest.raises(ValueError, match="k must divide"):
         MixedOp(6, 1)
-
-
-def test_twenty_steps_equal_plain_modules() -> None:
-    net, plain, architecture = pair()
-    architect = Architect(net, ARGS)
-    adam = torch.optim.Adam(architecture, lr=3e-4, betas=(0.5, 0.999), weight_decay=1e-3)
-    sgd = [
-        torch.optim.SGD(m.parameters(), 0.025, momentum=0.9, weight_decay=3e-4)
-        for m in (net, plain)
-    ]
-    for step in range(20):
-        train, valid = batch(2 * step), batch(2 * step + 1)
-        architect.step(*train, *valid, 0.025, sgd[0], unrolled=False)
-        adam.zero_grad()
-        nn.functional.cross_entropy(run(plain, architecture, valid[0]), valid[1]).backward()
-        adam.step()
-        losses = []
-        for optimizer, logits in zip(
-            sgd, (net(train[0]), run(plain, architecture, train[0])), strict=True
-        ):
-            optimizer.zero_grad()
-            loss = nn.functional.cross_entropy(logits, train[1])
-            loss.backward()
-            optimizer.step()
-            losses.append(loss.item())
-        assert losses[0] == pytest.approx(losses[1], rel=1e-7)
-    for mine, theirs in zip(net.arch_parameters(), architecture, strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-7, atol=1e-9)
-    for key, value in plain.state_dict().items():
-        torch.testing.assert_close(net.state_dict()[key], value, rtol=1e-6, atol=1e-9)
 
 
 def test_the_genotype_weighs_operations_with_their_edges() -> None:
@@ -133,7 +98,11 @@ def test_imagenet_network() -> None:
     kind = model_search_imagenet.Network
     assert len(kind(16, 10, 8, nn.CrossEntropyLoss()).state_dict()) == 4199
     net = kind(4, 5, 3, nn.CrossEntropyLoss(), 1, 1)
-    assert net.cells[0]._ops[0].k == 2
+    assert net.cells[0]._ops[0].k == model_search_imagenet.MixedOp(4, 1).k == 2
+    # Both stems have stem_multiplier * C channels, as the first cell's inputs.
+    shapes = [tuple(w.shape[:2]) for w in net.state_dict().values() if w.ndim == 4][:3]
+    assert shapes == [(6, 3), (12, 6), (12, 12)]
+    assert net.cells[0].preprocess0.conv_1.weight.shape[1] == 12
     logits = net(torch.randn(2, 3, 64, 32))
     logits.sum().backward()
     assert logits.shape == (2, 5)

@@ -272,7 +272,7 @@ def as_candidate(module: nn.Module) -> Candidate:
     if type(module) in kinds:
         dilation = 2 if isinstance(module, operations.DilConv) else 1
         return Candidate(kinds[type(module)], convolutions, norms, dilation)
-    pool = module if isinstance(module, nasbench201.AvgPool) else module[0]
+    pool = module if isinstance(module, nasbench201.Pooling) else module[0]
     return Candidate("max_pool" if isinstance(pool, nn.MaxPool2d) else "avg_pool", (), norms)
 
 

@@ -103,7 +103,7 @@ def test_none_multiplies() -> None:
 
 def test_residual_block() -> None:
     torch.manual_seed(0)
-    block = ResNetBasicblock(4, 8).double()
+    block = ResNetBasicblock(4, 8, 2).double()
     state, x = block.state_dict(), images(3, 4, 8, 6)
     y = relu_conv_bn(state, "conv_b.", relu_conv_bn(state, "conv_a.", x, 2), 1)
     shortcut = functional.conv2d(

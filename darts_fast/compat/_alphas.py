@@ -3,29 +3,58 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from darts_fast.nn import Supernet, frozen
+from darts_fast.nn.supernet import INITIAL_STD
 
 
 class HiddenAlphas(Supernet):
-    """A supernet whose alphas no list of parameters shows.
+    """A supernet whose alphas no list of parameters shows, not even one of a wrapper around it such
+    as `nn.DataParallel`.
 
-    The originals keep them as plain tensors. Their own code pairs `named_parameters()` with
-    `parameters()`, so that neither may list an alpha; `.to()`, `.double()` and deepcopy still move
-    and copy them.
+    They are attributes that are not registered, as in the originals, whose scripts give an
+    optimizer the parameters of the wrapper. `.to()`, `.double()` and deepcopy move and copy them
+    all the same, and a state_dict that has them is loaded.
     """
 
-    def named_parameters(
-        self, prefix: str = "", recurse: bool = True, remove_duplicate: bool = True
-    ) -> Iterator[tuple[str, nn.Parameter]]:
-        alphas = {id(alpha) for alpha in self.arch_parameters()}
-        named = super().named_parameters(prefix, recurse, remove_duplicate)
-        return ((name, p) for name, p in named if id(p) not in alphas)
+    def _register_architecture(self, name: str, shape: tuple[int, ...]) -> None:
+        vars(self)[name] = nn.Parameter(INITIAL_STD * torch.randn(shape))
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> HiddenAlphas:
+        super()._apply(fn, recurse)
+        for alpha in self.arch_parameters():
+            alpha.data = fn(alpha.data)
+            if alpha.grad is not None:
+                alpha.grad.data = fn(alpha.grad.data)
+        return self
+
+    def _load_from_state_dict(
+        self,
+        state_dict: Mapping[str, Any],
+        prefix: str,
+        local_metadata: Mapping[str, Any],
+        strict: bool,
+        missing_keys: list[str],
+        unexpected_keys: list[str],
+        error_msgs: list[str],
+    ) -> None:
+        weights = dict(state_dict)
+        for name in self._architecture_names():
+            alpha, values = getattr(self, name), weights.pop(prefix + name, None)
+            if values is not None and values.shape == alpha.shape:
+                alpha.data.copy_(values)
+            elif values is not None:
+                error_msgs.append(
+                    f"{prefix}{name} must be {list(alpha.shape)}, got {list(values.shape)}"
+                )
+        super()._load_from_state_dict(
+            weights, prefix, local_metadata, strict, missing_keys, unexpected_keys, error_msgs
+        )
 
     def set_arch_parameters(self, new_alphas: Iterable[Tensor]) -> None:
         """Copy values into the alphas, which stay the tensors they are."""

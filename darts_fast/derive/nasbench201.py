@@ -63,7 +63,7 @@ class NasBench201Network(nn.Module):
         cells: list[nn.Module] = [InferCell(arch, C) for _ in range(N)]
         for stage in (1, 2):
             channels = C * 2**stage
-            cells.append(ResNetBasicblock(channels // 2, channels))
+            cells.append(ResNetBasicblock(channels // 2, channels, 2))
             cells += [InferCell(arch, channels) for _ in range(N)]
         self.cells = nn.ModuleList(cells)
         self.lastact = nn.Sequential(nn.BatchNorm2d(4 * C), nn.ReLU(inplace=True))

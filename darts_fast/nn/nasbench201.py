@@ -17,20 +17,33 @@ from darts_fast.spaces import Space, get_space
 
 
 class ResNetBasicblock(nn.Module):
-    """The residual block between stages: halves the height and width, which must be even.
+    """A residual block; that between two stages halves the height and width, which must be even.
 
-    The shortcut is a 2x2 average pool and a 1x1 convolution. Batch norms are affine.
+    The shortcut is at stride 2 a 2x2 average pool and a 1x1 convolution, else a `ReLUConvBN` if the
+    channels change and the input itself if not. Raises ValueError for another stride.
     """
 
-    def __init__(self, C_in: int, C_out: int) -> None:
+    def __init__(self, inplanes: int, planes: int, stride: int, affine: bool = True) -> None:
         super().__init__()
-        self.conv_a = ReLUConvBN(C_in, C_out, 3, 2)
-        self.conv_b = ReLUConvBN(C_out, C_out, 3, 1)
-        self.downsample = nn.Sequential(nn.AvgPool2d(2, 2), nn.Conv2d(C_in, C_out, 1, bias=False))
+        if stride not in (1, 2):
+            raise ValueError(f"ResNetBasicblock: stride must be 1 or 2, got {stride}")
+        self.conv_a = ReLUConvBN(inplanes, planes, 3, stride, 1, 1, affine)
+        self.conv_b = ReLUConvBN(planes, planes, 3, 1, 1, 1, affine)
+        self.downsample: nn.Module | None = None
+        if stride == 2:
+            shrink = nn.Conv2d(inplanes, planes, 1, bias=False)
+            self.downsample = nn.Sequential(nn.AvgPool2d(2, 2), shrink)
+        elif inplanes != planes:
+            self.downsample = ReLUConvBN(inplanes, planes, 1, 1, 0, 1, affine)
+        self.in_dim, self.out_dim, self.stride = inplanes, planes, stride
+        self.num_conv = 2
 
     def forward(self, x: Tensor) -> Tensor:
-        out: Tensor = self.conv_b(self.conv_a(x)) + self.downsample(x)
-        return out
+        out: Tensor = self.conv_b(self.conv_a(x))
+        return out + (x if self.downsample is None else self.downsample(x))
+
+    def extra_repr(self) -> str:
+        return f"inC={self.in_dim}, outC={self.out_dim}, stride={self.stride}"
 
 
 class NAS201SearchCell(nn.Module):
@@ -61,8 +74,14 @@ class NAS201SearchCell(nn.Module):
         for edge, ((source, node), names) in enumerate(zip(edges, primitives, strict=True)):
             self._incoming.setdefault(node, []).append((edge, source))
             self.edges[f"{node}<-{source}"] = nn.ModuleList(
-                OPS[name](C, C, 1, affine, track_running_stats) for name in names
+                self._operation(name, C, source, affine, track_running_stats) for name in names
             )
+
+    def _operation(
+        self, name: str, C: int, source: int, affine: bool, track_running_stats: bool
+    ) -> nn.Module:
+        """A candidate of an edge from the node `source`."""
+        return OPS[name](C, C, 1, affine, track_running_stats)
 
     def forward(self, x: Tensor, weights: Tensor) -> Tensor:
         """x [N, C, H, W], weights [6, ops] -> [N, C, H, W]."""
@@ -144,7 +163,7 @@ class TinyNetwork(Supernet):
         self.cells = nn.ModuleList()
         for stage in range(3):
             if stage > 0:
-                self.cells.append(ResNetBasicblock(C, 2 * C))
+                self.cells.append(ResNetBasicblock(C, 2 * C, 2))
                 C *= 2
             for _ in range(N):
                 self.cells.append(self._cell(C))

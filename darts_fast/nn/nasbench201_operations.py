@@ -14,38 +14,59 @@ from torch import Tensor, nn
 
 from darts_fast.nn.operations import Identity, NormalisedOp, strided_shape
 
+Size = int | tuple[int, int]
+
 
 class ReLUConvBN(NormalisedOp):
-    """ReLU, dense convolution without bias ("same" padding), batch norm."""
+    """ReLU, dense convolution without bias, batch norm."""
 
     def __init__(
         self,
         C_in: int,
         C_out: int,
-        kernel_size: int,
-        stride: int,
-        affine: bool = True,
+        kernel_size: Size,
+        stride: Size,
+        padding: Size,
+        dilation: Size,
+        affine: bool,
         track_running_stats: bool = True,
     ) -> None:
         super().__init__()
         self.op = nn.Sequential(
             nn.ReLU(),
-            nn.Conv2d(C_in, C_out, kernel_size, stride, kernel_size // 2, bias=False),
+            nn.Conv2d(C_in, C_out, kernel_size, stride, padding, dilation, bias=False),
             nn.BatchNorm2d(C_out, affine=affine, track_running_stats=track_running_stats),
         )
 
 
-class AvgPool(nn.Module):
-    """3x3 average over the valid cells; a 1x1 `ReLUConvBN` first if the channels change."""
+class Pooling(nn.Module):
+    """3x3 pool over the valid cells; a 1x1 `ReLUConvBN` first if the channels change.
+
+    Args: mode, "avg" or "max". Raises ValueError for another.
+    """
 
     def __init__(
-        self, C_in: int, C_out: int, stride: int, affine: bool, track_running_stats: bool
+        self,
+        C_in: int,
+        C_out: int,
+        stride: int,
+        mode: str,
+        affine: bool = True,
+        track_running_stats: bool = True,
     ) -> None:
         super().__init__()
+        if mode not in ("avg", "max"):
+            raise ValueError(f"Pooling: mode must be avg or max, got {mode!r}")
         self.preprocess = (
-            None if C_in == C_out else ReLUConvBN(C_in, C_out, 1, 1, affine, track_running_stats)
+            None
+            if C_in == C_out
+            else ReLUConvBN(C_in, C_out, 1, 1, 0, 1, affine, track_running_stats)
         )
-        self.op = nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+        self.op = (
+            nn.AvgPool2d(3, stride, padding=1, count_include_pad=False)
+            if mode == "avg"
+            else nn.MaxPool2d(3, stride, padding=1)
+        )
 
     def forward(self, x: Tensor) -> Tensor:
         out: Tensor = self.op(x if self.preprocess is None else self.preprocess(x))
@@ -54,6 +75,8 @@ class AvgPool(nn.Module):
 
 class Zero(nn.Module):
     """The operation `none`: the (strided) input times 0, or zeros if the channels change."""
+
+    is_zero = True
 
     def __init__(self, C_in: int, C_out: int, stride: int) -> None:
         super().__init__()
@@ -75,13 +98,18 @@ class FactorizedReduce(NormalisedOp):
     """The skip connection where the size or the channels change.
 
     Stride 2: ReLU, two 1x1 convolutions of which the second sees the map shifted by one pixel
-    (padded with 0, so an odd size is rounded up), BN. Stride 1: 1x1 convolution, BN.
+    (padded with 0, so an odd size is rounded up), BN. Stride 1: 1x1 convolution, BN. Raises
+    ValueError for another stride.
     """
 
     def __init__(
         self, C_in: int, C_out: int, stride: int, affine: bool, track_running_stats: bool
     ) -> None:
         super().__init__()
+        if stride not in (1, 2):
+            raise ValueError(f"FactorizedReduce: stride must be 1 or 2, got {stride}")
+        self.C_in = C_in
+        self.C_out = C_out
         self.stride = stride
         self.relu = nn.ReLU()
         if stride == 2:
@@ -106,6 +134,9 @@ class FactorizedReduce(NormalisedOp):
         shifted = self.pad(x)[:, :, 1:, 1:]
         return torch.cat([self.convs[0](x), self.convs[1](shifted)], dim=1)
 
+    def extra_repr(self) -> str:
+        return f"C_in={self.C_in}, C_out={self.C_out}, stride={self.stride}"
+
 
 def _skip_connect(
     C_in: int, C_out: int, stride: int, affine: bool, track_running_stats: bool
@@ -122,10 +153,12 @@ OPS: dict[str, Builder] = {
     "none": lambda C_in, C_out, stride, affine, track: Zero(C_in, C_out, stride),
     "skip_connect": _skip_connect,
     "nor_conv_1x1": lambda C_in, C_out, stride, affine, track: ReLUConvBN(
-        C_in, C_out, 1, stride, affine, track
+        C_in, C_out, 1, stride, 0, 1, affine, track
     ),
     "nor_conv_3x3": lambda C_in, C_out, stride, affine, track: ReLUConvBN(
-        C_in, C_out, 3, stride, affine, track
+        C_in, C_out, 3, stride, 1, 1, affine, track
     ),
-    "avg_pool_3x3": AvgPool,
+    "avg_pool_3x3": lambda C_in, C_out, stride, affine, track: Pooling(
+        C_in, C_out, stride, "avg", affine, track
+    ),
 }

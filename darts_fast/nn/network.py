@@ -67,9 +67,7 @@ class Network(Supernet):
         self.drop_path_prob = drop_path_prob
 
         C_curr = stem_multiplier * C
-        self.stem = nn.Sequential(
-            nn.Conv2d(3, C_curr, 3, padding=1, bias=False), nn.BatchNorm2d(C_curr)
-        )
+        self._build_stem(C_curr)
         C_prev_prev, C_prev, C_curr = C_curr, C_curr, C
         reductions = {layers // 3, 2 * layers // 3}
         self._halvings = len(reductions)
@@ -98,6 +96,12 @@ class Network(Supernet):
 
     def _initialize_alphas(self) -> None:
         self._register_alphas({"normal": "alphas_normal", "reduce": "alphas_reduce"})
+
+    def _build_stem(self, channels: int) -> None:
+        """What comes before the cells and gives them maps of so many channels."""
+        self.stem = nn.Sequential(
+            nn.Conv2d(3, channels, 3, padding=1, bias=False), nn.BatchNorm2d(channels)
+        )
 
     def _cell(self, *arguments: Any, **named: Any) -> Cell:
         """A cell of this network, of the arguments of `Cell`."""

@@ -27,7 +27,6 @@ from darts_fast.nn.mixed_op import MixedOp, check_weights, weighted_sum
 from darts_fast.nn.network import Network
 from darts_fast.nn.operations import drop_path
 from darts_fast.nn.plan import CellPlan, has_hooks, plan_cell
-from darts_fast.nn.supernet import INITIAL_STD
 
 __all__ = ["PartialCell", "PartialMixedOp", "PartialNetwork", "channel_shuffle"]
 
@@ -165,11 +164,13 @@ class PartialNetwork(Network):
         self, C: int, num_classes: int, layers: int, *arguments: Any, k: int = 4, **named: Any
     ) -> None:
         self._k = k
-        super().__init__(C, num_classes, layers, *arguments, **named)
         self._beta_names = {"normal": "betas_normal", "reduce": "betas_reduce"}
+        super().__init__(C, num_classes, layers, *arguments, **named)
+
+    def _initialize_alphas(self) -> None:
+        super()._initialize_alphas()
         for name in self._beta_names.values():
-            values = INITIAL_STD * torch.randn(self.space.num_edges)
-            self.register_parameter(name, nn.Parameter(values))
+            self._register_architecture(name, (self.space.num_edges,))
 
     def _cell(self, *arguments: Any, **named: Any) -> Cell:
         return PartialCell(*arguments, k=self._k, **named)
@@ -213,7 +214,8 @@ class PartialNetwork(Network):
         s0, s1 = self._inputs(x)
         for cell in self.cells:
             name = "reduce" if cell.reduction else "normal"
-            s0, s1 = s1, cell(s0, s1, weights[name], importance[name], self.drop_path_prob)
+            edges = importance[name].to(s1.device)
+            s0, s1 = s1, cell(s0, s1, weights[name], edges, self.drop_path_prob)
         return s1
 
     def _architecture(self) -> dict[str, nn.Parameter]:

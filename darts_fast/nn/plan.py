@@ -32,7 +32,7 @@ _KNOWN = (
     operations.ReLUConvBN,
     operations.SepConv,
     operations.Zero,
-    nasbench201_operations.AvgPool,
+    nasbench201_operations.Pooling,
     nasbench201_operations.ReLUConvBN,
     nasbench201_operations.Zero,
 )

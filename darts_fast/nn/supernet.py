@@ -64,11 +64,16 @@ class Supernet(nn.Module):
         self._alpha_names: dict[str, str] = {}
 
     def _register_alphas(self, names: Mapping[str, str]) -> None:
-        """Draw alphas [edges, ops] from 1e-3 * N(0, 1); names: cell type -> attribute."""
+        """Draw alphas [edges, ops]; names: cell type -> attribute."""
         for cell_type in self.space.cell_types:
-            values = INITIAL_STD * torch.randn(self.space.num_edges, self.space.num_ops)
-            self.register_parameter(names[cell_type], nn.Parameter(values))
+            self._register_architecture(
+                names[cell_type], (self.space.num_edges, self.space.num_ops)
+            )
         self._alpha_names = dict(names)
+
+    def _register_architecture(self, name: str, shape: tuple[int, ...]) -> None:
+        """Draw an architecture parameter from 1e-3 * N(0, 1)."""
+        self.register_parameter(name, nn.Parameter(INITIAL_STD * torch.randn(shape)))
 
     def _architecture(self) -> dict[str, nn.Parameter]:
         """The architecture parameters by the names they have in a `full_state_dict`."""
@@ -149,8 +154,11 @@ class Supernet(nn.Module):
                     f"got {cell_type!r}"
                 )
             check_weights(f"{name} {cell_type}", table, (self.space.num_edges, self.space.num_ops))
+        # Alphas may live on another device than a replica of the weights.
         used = {
-            cell_type: given[cell_type] if cell_type in given else self._edge_weights(cell_type)
+            cell_type: (
+                given[cell_type] if cell_type in given else self._edge_weights(cell_type)
+            ).to(x.device)
             for cell_type in self.space.cell_types
         }
         features = self.global_pooling(self._features(x, used))
@@ -225,7 +233,7 @@ class Supernet(nn.Module):
     ) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
         for name in self._architecture_names():
-            destination.pop(prefix + name)
+            destination.pop(prefix + name, None)
 
     def _load_from_state_dict(
         self,

@@ -36,13 +36,14 @@ class Architect:
         eta: float,
         network_optimizer: torch.optim.Optimizer,
         unrolled: bool,
-    ) -> None:
+    ) -> Tensor:
         """One step of the alphas on the validation batch.
 
         unrolled: differentiate through one virtual step of the weights on the training batch, of
         size eta; its momentum is read from network_optimizer. Weights and their gradients stay
         bitwise as they are; running statistics move with one forward of the validation batch
-        (first order) or three of the training batch (second).
+        (first order) or three of the training batch (second). Returns the norm of the gradient of
+        all alphas, which scripts of early revisions average; it is not clipped.
         """
         self.optimizer.zero_grad()
         if unrolled:
@@ -60,3 +61,4 @@ class Architect:
             _, gradients = loss_gradients(self.model, valid, self.model.arch_parameters())
         accumulate(self.model.arch_parameters(), gradients)
         self.optimizer.step()
+        return torch.nn.utils.get_total_norm(gradients)

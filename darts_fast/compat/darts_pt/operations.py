@@ -10,15 +10,18 @@ from darts_fast.compat.darts.operations import (
     SepConv,
     Zero,
 )
+from darts_fast.nn.operations import DilConvSkip, SepConvSkip
 from darts_fast.nn.operations import Noise as NoiseOp
 
 __all__ = [
     "OPS",
     "DilConv",
+    "DilConvSkip",
     "FactorizedReduce",
     "Identity",
     "NoiseOp",
     "ReLUConvBN",
     "SepConv",
+    "SepConvSkip",
     "Zero",
 ]

@@ -10,7 +10,15 @@ from collections.abc import Mapping, Sequence
 
 from darts_fast.spaces import SPACES, Space
 
-__all__ = ["spaces_dict"]
+__all__ = [
+    "PRIMITIVES",
+    "primitives_1",
+    "primitives_2",
+    "primitives_3",
+    "primitives_4",
+    "primitives_5",
+    "spaces_dict",
+]
 
 Primitives = Mapping[str, Sequence[Sequence[str]]]
 
@@ -25,6 +33,8 @@ def _primitives(space: Space) -> OrderedDict[str, list[list[str]]]:
 
 
 spaces_dict = {name: _primitives(SPACES[name]) for name in ("s1", "s2", "s3", "s4", "s5")}
+primitives_1, primitives_2, primitives_3, primitives_4, primitives_5 = spaces_dict.values()
+PRIMITIVES = primitives_5["primitives_normal"][0]
 
 
 def space_of(primitives: Primitives) -> Space:

@@ -3,7 +3,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import itertools
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,12 +22,14 @@ from darts_fast.compat._utils import (
     load,
     save,
 )
+from darts_fast.compat.darts_pt._early_stopping import EVLocalAvg
 from darts_fast.derive import build_derived
 from darts_fast.nn.operations import drop_path
 
 __all__ = [
     "AvgrageMeter",
     "Cutout",
+    "EVLocalAvg",
     "_data_transforms_cifar10",
     "_data_transforms_cifar100",
     "_data_transforms_svhn",
@@ -35,6 +38,7 @@ __all__ = [
     "count_parameters_in_MB",
     "create_exp_dir",
     "drop_path",
+    "gen_comb",
     "load",
     "load_checkpoint",
     "pick_gpu_lowest_memory",
@@ -131,3 +135,8 @@ def pick_gpu_lowest_memory() -> int:
         raise RuntimeError("pick_gpu_lowest_memory: there must be a CUDA device, got none")
     memory = [torch.cuda.mem_get_info(device) for device in devices]
     return max(devices, key=lambda device: memory[device][0] / memory[device][1])
+
+
+def gen_comb(eids: Sequence[int]) -> list[tuple[int, int]]:
+    """Every pair of edges, in order."""
+    return list(itertools.combinations(eids, 2))

@@ -3,10 +3,8 @@
 `darts_fast.compat.darts_pt`.
 """
 
-from darts_fast.compat.darts_pt import architect as architect_ig
-from darts_fast.compat.darts_pt import utils
-from darts_fast.compat.darts_pt.architect import Architect
 from darts_fast.compat.nasbench201 import (
+    architect_ig,
     cell_operations,
     genotypes,
     projection,
@@ -14,7 +12,9 @@ from darts_fast.compat.nasbench201 import (
     search_model,
     search_model_darts,
     search_model_darts_proj,
+    utils,
 )
+from darts_fast.compat.nasbench201.architect_ig import Architect
 from darts_fast.compat.nasbench201.genotypes import Structure
 from darts_fast.compat.nasbench201.search_cells import NAS201SearchCell
 from darts_fast.compat.nasbench201.search_model import TinyNetwork

@@ -6,9 +6,23 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterable, Sequence
 
-__all__ = ["Structure"]
+__all__ = [
+    "AllConv1x1_CODE",
+    "AllConv3x3_CODE",
+    "AllFull_CODE",
+    "AllIdentity_CODE",
+    "ResNet_CODE",
+    "Structure",
+    "architectures",
+    "get_combination",
+]
 
 _Node = tuple[tuple[str, int], ...]
+
+
+def get_combination(space: Sequence[str], num: int) -> list[list[tuple[str, int]]]:
+    """Every way to give the inputs 0 to num - 1 one operation each, the last changing fastest."""
+    return [list(zip(ops, range(num), strict=True)) for ops in itertools.product(space, repeat=num)]
 
 
 class Structure:
@@ -89,12 +103,21 @@ class Structure:
     @staticmethod
     def str2structure(xstr: str) -> Structure:
         """Read ``|op~0|+|op~0|op~1|+...``. Raises ValueError for another form."""
+        return Structure(_read(xstr))
+
+    @staticmethod
+    def str2fullstructure(xstr: str, default_name: str = "none") -> Structure:
+        """As `str2structure`, with the operation `default_name` on the inputs that a node does not
+        name, and inputs in order.
+
+        A node of number i, the first being 0, is completed by the inputs 0 to i - 1, as in the
+        original: not by the node just before it.
+        """
         nodes = []
-        for text in xstr.strip().split("+"):
-            pairs = [part.split("~") for part in text.strip().split("|") if part]
-            if any(len(pair) != 2 or not pair[1].isdigit() for pair in pairs):
-                raise ValueError(f"Structure: inputs must read |op~0|..., got {text!r}")
-            nodes.append([(op, int(source)) for op, source in pairs])
+        for number, pairs in enumerate(_read(xstr)):
+            named = {source for _, source in pairs}
+            missing = [(default_name, source) for source in range(number) if source not in named]
+            nodes.append(sorted(pairs + missing, key=lambda pair: (pair[1], pair[0])))
         return Structure(nodes)
 
     @staticmethod
@@ -108,11 +131,47 @@ class Structure:
         if num < 2:
             raise ValueError(f"Structure: a cell must have at least 2 nodes, got {num}")
         choices = [
-            [
-                tuple(zip(ops, range(node), strict=True))
-                for ops in itertools.product(search_space, repeat=node)
-            ]
+            [tuple(pairs) for pairs in get_combination(search_space, node)]
             for node in range(1, num)
         ]
         cells = [list(nodes) for nodes in itertools.product(*choices)]
         return cells if return_ori else [Structure(nodes) for nodes in cells]
+
+
+def _read(text: str) -> list[list[tuple[str, int]]]:
+    """The (operation, node it reads) pairs of every node."""
+    nodes = []
+    for part in text.strip().split("+"):
+        pairs = [pair.split("~") for pair in part.strip().split("|") if pair]
+        if any(len(pair) != 2 or not pair[1].isdigit() for pair in pairs):
+            raise ValueError(f"Structure: inputs must read |op~0|..., got {part!r}")
+        nodes.append([(op, int(source)) for op, source in pairs])
+    return nodes
+
+
+def _all_of(*ops: str) -> Structure:
+    """Four nodes, each of which reads all earlier ones by all these operations."""
+    return Structure(
+        [[(op, source) for source in range(node) for op in ops] for node in range(1, 4)]
+    )
+
+
+ResNet_CODE = Structure(
+    [
+        [("nor_conv_3x3", 0)],
+        [("nor_conv_3x3", 1)],
+        [("skip_connect", 0), ("skip_connect", 2)],
+    ]
+)
+AllConv3x3_CODE = _all_of("nor_conv_3x3")
+AllConv1x1_CODE = _all_of("nor_conv_1x1")
+AllIdentity_CODE = _all_of("skip_connect")
+AllFull_CODE = _all_of("skip_connect", "nor_conv_1x1", "nor_conv_3x3", "avg_pool_3x3")
+
+architectures = {
+    "resnet": ResNet_CODE,
+    "all_c3x3": AllConv3x3_CODE,
+    "all_c1x1": AllConv1x1_CODE,
+    "all_idnt": AllIdentity_CODE,
+    "all_full": AllFull_CODE,
+}

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 from torch import Tensor, nn
 from torch.nn import functional
@@ -59,7 +59,7 @@ class TinyNetwork(OwnOptimizer, fused.TinyNetwork):
         )
         self.num_edge, self.num_op = self.space.num_edges, self.space.num_ops
         self._Layer = len(self.cells)
-        self.edge2index = self._cell(C).edge2index
+        self.edge2index = cast(NAS201SearchCell, self.cells[0]).edge2index
         self._args = args
         self.reset_optimizer(args.learning_rate, args.momentum, args.weight_decay)
 

@@ -1,11 +1,19 @@
 # SPDX-License-Identifier: Apache-2.0
-"""The modules of PC-DARTS' code; operations, genotypes, helpers and derived networks are those of
+"""The modules of PC-DARTS' code; operations, helpers and derived networks are those of
 `darts_fast.compat.darts`.
 """
 
-from darts_fast.compat.darts import genotypes, model, operations, utils
-from darts_fast.compat.pc_darts import architect, model_search, model_search_imagenet
+from darts_fast.compat.pc_darts import (
+    architect,
+    genotypes,
+    model,
+    model_search,
+    model_search_imagenet,
+    operations,
+    utils,
+)
 from darts_fast.compat.pc_darts.architect import Architect
+from darts_fast.compat.pc_darts.model import NetworkCIFAR, NetworkImageNet
 from darts_fast.compat.pc_darts.model_search import Cell, MixedOp, Network
 
 __all__ = [
@@ -13,6 +21,8 @@ __all__ = [
     "Cell",
     "MixedOp",
     "Network",
+    "NetworkCIFAR",
+    "NetworkImageNet",
     "architect",
     "genotypes",
     "model",
