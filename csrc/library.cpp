@@ -62,6 +62,10 @@ PYBIND11_MODULE(_C, m) {
   m.def("set_cpu_capability", &cpu::set_capability);
   m.def("available_cpu_capabilities", &cpu::available_capabilities);
   m.def("same_modules", &darts_fast::same_modules);
+  m.def("type_versions", &darts_fast::type_versions);
+  m.def("same_types", &darts_fast::same_types);
+  m.def("same_entries", &darts_fast::same_entries);
+  m.def("same_shapes", &darts_fast::same_shapes);
   m.def("untouched_modules", &darts_fast::untouched_modules);
   m.def("module_parameters", &darts_fast::module_parameters);
   m.def("norm_arguments", &darts_fast::norm_arguments);

@@ -1,6 +1,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "modules.h"
 
+#include <torch/csrc/autograd/python_variable.h>
+
 #include <cmath>
 
 #include "node_sum.h"
@@ -42,6 +44,10 @@ bool is_true(PyObject* value) {
   return truth == 1;
 }
 
+bool has_items(PyObject* table) {
+  return PyDict_Check(table) ? PyDict_Size(table) != 0 : is_true(table);
+}
+
 bool is_instance(PyObject* value, const py::tuple& types) {
   const int found = PyObject_IsInstance(value, types.ptr());
   if (found < 0) throw py::error_already_set();
@@ -62,6 +68,32 @@ bool same_children(PyObject* table, const py::list& expected) {
   PyObject* child = nullptr;
   while (PyDict_Next(table, &position, nullptr, &child)) {
     if (child != PyList_GET_ITEM(expected.ptr(), i++)) return false;
+  }
+  return true;
+}
+
+// Expected of a table that has no such key.
+bool same_entry(PyObject* found, PyObject* expected, PyObject* missing) {
+  return (found == nullptr ? missing : found) == expected;
+}
+
+// 0 where the interpreter has given the class as it is now no number.
+unsigned int version_of(PyTypeObject* type) {
+#if PY_VERSION_HEX < 0x030D0000
+  if (!PyType_HasFeature(type, Py_TPFLAGS_VALID_VERSION_TAG)) return 0;
+#endif
+  return type->tp_version_tag;
+}
+
+bool same_shape(PyObject* parameter, const py::handle& expected) {
+  if (!THPVariable_Check(parameter)) return false;
+  const auto sizes = THPVariable_Unpack(parameter).sizes();
+  if (!PyTuple_Check(expected.ptr()) ||
+      PyTuple_GET_SIZE(expected.ptr()) != static_cast<Py_ssize_t>(sizes.size())) {
+    return false;
+  }
+  for (size_t i = 0; i < sizes.size(); ++i) {
+    if (PyLong_AsLongLong(PyTuple_GET_ITEM(expected.ptr(), i)) != sizes[i]) return false;
   }
   return true;
 }
@@ -128,6 +160,57 @@ bool same_modules(const py::list& modules, const py::list& types, const py::list
   return true;
 }
 
+py::list type_versions(const py::list& types) {
+  py::list versions;
+  for (const py::handle type : types) {
+    versions.append(version_of(reinterpret_cast<PyTypeObject*>(type.ptr())));
+  }
+  return versions;
+}
+
+bool same_types(const py::list& types, const py::list& versions) {
+  for (size_t i = 0; i < types.size(); ++i) {
+    const unsigned int now =
+        version_of(reinterpret_cast<PyTypeObject*>(PyList_GET_ITEM(types.ptr(), i)));
+    if (now == 0 || now != PyLong_AsUnsignedLong(PyList_GET_ITEM(versions.ptr(), i))) return false;
+  }
+  return true;
+}
+
+bool same_entries(const py::list& tables, const py::list& keys, const py::list& values,
+                  const py::object& missing) {
+  for (size_t i = 0; i < tables.size(); ++i) {
+    PyObject* table = PyList_GET_ITEM(tables.ptr(), i);
+    PyObject* names = PyList_GET_ITEM(keys.ptr(), i);
+    PyObject* expected = PyList_GET_ITEM(values.ptr(), i);
+    for (Py_ssize_t j = 0; j < PyTuple_GET_SIZE(names); ++j) {
+      PyObject* found = find(table, PyTuple_GET_ITEM(names, j));
+      if (!same_entry(found, PyTuple_GET_ITEM(expected, j), missing.ptr())) return false;
+    }
+  }
+  return true;
+}
+
+bool same_shapes(const py::list& modules, const py::list& shapes) {
+  static const Name parameters("_parameters");
+  for (size_t i = 0; i < modules.size(); ++i) {
+    const py::object attributes = attributes_of(PyList_GET_ITEM(modules.ptr(), i));
+    PyObject* table = get(attributes.ptr(), parameters.key);
+    PyObject* expected = PyList_GET_ITEM(shapes.ptr(), i);
+    Py_ssize_t position = 0, found = 0;
+    PyObject* parameter = nullptr;
+    while (PyDict_Next(table, &position, nullptr, &parameter)) {
+      if (parameter == Py_None) continue;
+      if (found == PyTuple_GET_SIZE(expected) ||
+          !same_shape(parameter, PyTuple_GET_ITEM(expected, found++))) {
+        return false;
+      }
+    }
+    if (found != PyTuple_GET_SIZE(expected)) return false;
+  }
+  return true;
+}
+
 bool untouched_modules(const py::list& modules, const py::tuple& replaced) {
   static const Name forward("forward");
   static const Name hooks[] = {Name("_forward_hooks"), Name("_forward_pre_hooks"),
@@ -135,7 +218,7 @@ bool untouched_modules(const py::list& modules, const py::tuple& replaced) {
   for (const py::handle module : modules) {
     const py::object attributes = attributes_of(module.ptr());
     for (const Name& name : hooks) {
-      if (is_true(get(attributes.ptr(), name.key))) return false;
+      if (has_items(get(attributes.ptr(), name.key))) return false;
     }
     PyObject* own = find(attributes.ptr(), forward.key);
     if (own != nullptr && !is_instance(own, replaced)) return false;

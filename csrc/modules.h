@@ -13,6 +13,21 @@ namespace darts_fast {
 bool same_modules(const pybind11::list& modules, const pybind11::list& types,
                   const pybind11::list& children);
 
+// The numbers that the interpreter has given to the classes as they are now. A class gets another
+// one when an attribute of it, or of a class that it inherits from, is set or deleted; 0 is none.
+pybind11::list type_versions(const pybind11::list& types);
+
+// Whether no class has changed since it had the number versions[i]; false where one has none now.
+bool same_types(const pybind11::list& types, const pybind11::list& versions);
+
+// Whether the tuple of keys[i] still leads, in the dictionary tables[i], to the very objects of the
+// tuple values[i]; `missing` stands there for keys that the table does not have.
+bool same_entries(const pybind11::list& tables, const pybind11::list& keys,
+                  const pybind11::list& values, const pybind11::object& missing);
+
+// Whether the parameters of modules[i] that are there have, in order, the shapes of shapes[i].
+bool same_shapes(const pybind11::list& modules, const pybind11::list& shapes);
+
 // Whether calling any of the modules does no more than the forward of its class: it has no hooks,
 // and no forward of its own but of one of the types `replaced`, which compute what the class's
 // does.

@@ -375,7 +375,7 @@ def test_errors(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ValueError, match=r"results\.json: not a JSON file"):
         open_runs([run])
     (run / "config.json").write_text('{"command": "bench"}')
-    with pytest.raises(ValueError, match="must be of search or train"):
+    with pytest.raises(ValueError, match="must be of search, select or train"):
         open_runs([run])
     monkeypatch.setattr(shutil, "which", lambda name: None)
     other = write_run(tmp_path / "other", results=finished())

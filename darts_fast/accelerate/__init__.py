@@ -17,6 +17,7 @@ from darts_fast.accelerate.adopt import as_supernet
 from darts_fast.accelerate.examine import NATIVE_FORWARDS, Finding, examine
 from darts_fast.accelerate.explain import Explanation, explain
 from darts_fast.accelerate.forward import accelerated, put, take_away
+from darts_fast.accelerate.layouts import keep_layouts
 from darts_fast.accelerate.verify import AccelerateError, verify_model
 
 __all__ = [
@@ -60,8 +61,22 @@ def accelerate(model: _Model, *, verify: Any = False) -> _Model:
     other arguments than those proven, with hooks in it, or with a node that nothing enters; its
     edges are then native calls one by one. On another device than the CPU, in another dtype than
     float32 and float64 (and bfloat16 under autocast in bfloat16), under other autocasts, inside
-    `torch.compile`, and once a submodule or its settings are no longer what was proven, modules run
-    as they did before.
+    `torch.compile`, and once anything is no longer what was proven, modules run as they did before.
+
+    Looked at in every call are: submodules, hooks and classes; strides, paddings and all other
+    settings; shapes of parameters; and what the code of a class reads by name: attributes of the
+    instance and of the class, globals, variables of the functions around it, functions and classes
+    that it calls, what lies in lists, dictionaries and objects up to three levels deep, and
+    torch's own functions. Where one of them has changed, `explain` tells what is now left alone and
+    a second `accelerate` proves anew. An operation that runs as its module may change at will.
+    Tensors that a class holds are given random values in the proof, so that a mask of ones does not
+    pass for none. Not seen is a change of what code finds in other ways: names put together at run
+    time, files and environment variables, arrays of numpy, objects without ``__dict__``, and the
+    inside of functions of torch and other libraries. `verify` sees each of them on its batch.
+
+    Where a model draws random numbers in the shape of maps (an operation that runs as its module, a
+    dropout, ``randn_like`` in its code) fused results have the memory format of the original's, on
+    which the draws depend; elsewhere they are channels_last.
 
     Copies by `copy.deepcopy` or pickle are accelerated models of their own. A shallow copy, as
     `nn.DataParallel` makes, is not: `restore` first.
@@ -81,6 +96,7 @@ def accelerate(model: _Model, *, verify: Any = False) -> _Model:
             message names it, and the model is restored.
     """
     findings = examine(model)
+    keep_layouts(model, findings)
     for finding in findings:
         if finding.method is None:
             take_away(finding.module)

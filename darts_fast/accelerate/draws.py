@@ -4,12 +4,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import cast
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from darts_fast.accelerate.structure import NotTheSameError, Structure, describe_by_structure
+from darts_fast.nn.watch import INTERNAL
 
 # Sizes of the maps.
 _IMAGES, _HEIGHT, _WIDTH = 2, 8, 6
@@ -18,7 +19,8 @@ _ANY_CHANNELS = 4
 
 
 def draw_values(trial: nn.Module) -> None:
-    """Parameters and running statistics without special values, such as a zero initialisation."""
+    """Parameters, buffers and other tensors without special values, such as a zero initialisation
+    or a mask of ones, by which a proof could take them for what has no effect."""
     with torch.no_grad():
         for parameter in trial.parameters():
             parameter.requires_grad_(True)
@@ -27,8 +29,22 @@ def draw_values(trial: nn.Module) -> None:
         for name, buffer in trial.named_buffers():
             if name.endswith("running_mean"):
                 buffer.normal_()
-            elif name.endswith("running_var"):
+            elif buffer.is_floating_point():
                 buffer.uniform_(0.5, 1.5)
+        for part in trial.modules():
+            for name in vars(part).keys() - INTERNAL:
+                _draw_inside(vars(part)[name])
+
+
+def _draw_inside(value: Any) -> None:
+    """Tensors that attributes hold: a mask of ones, say, must not pass for no mask."""
+    if isinstance(value, Tensor) and value.is_floating_point():
+        value.data.uniform_(0.5, 1.5)
+    elif isinstance(value, dict):
+        _draw_inside([*value.values()])
+    elif isinstance(value, (list, tuple)):
+        for item in value:
+            _draw_inside(item)
 
 
 def draw_inputs(

@@ -97,7 +97,7 @@ def _of(name: str, module: nn.Module, structure: Structure) -> Finding | None:
     elif structure.kind == CELL and not all(native):
         finding.reason = "some of its operations run as modules"
     else:
-        proof = _once("unit", module, lambda: _first_proof(module, candidates, native))
+        proof = once("unit", module, lambda: _first_proof(module, candidates, native))
         if isinstance(proof, str):
             finding.reason = proof
         else:
@@ -119,10 +119,10 @@ def _why_module(op: nn.Module) -> str:
         return "has parametrizations"
     if describe_by_structure(op) is None:
         return "has no native form"
-    return str(_once("operation", op, lambda: _refusal(op)))
+    return str(once("operation", op, lambda: _refusal(op)))
 
 
-def _once(question: str, module: nn.Module, prove: Callable[[], Any]) -> Any:
+def once(question: str, module: nn.Module, prove: Callable[[], Any]) -> Any:
     """What was found for a module like this one, or is found now."""
     known = signature(module)
     if known is None:

@@ -11,13 +11,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
-from darts_fast.accelerate.running import Runner
+from darts_fast.accelerate.reads import Reads, digest
+from darts_fast.accelerate.running import Layouts, Runner
 from darts_fast.accelerate.structure import CELL, Structure
+from darts_fast.nn.code import METHODS
 from darts_fast.nn.fused_cell import runs_native
 from darts_fast.nn.plan import has_hooks
 from darts_fast.nn.watch import Watch, children_of
-
-_METHODS = ("forward", "apply_weights")
 
 
 class FusedForward:
@@ -27,6 +27,9 @@ class FusedForward:
     form; zero, the rule for weights of 0; neutral, what the arguments behind the weights must be
     for the method to compute the structure; lists, whether the method takes lists of weights as it
     takes a tensor.
+
+    Attributes:
+        layouts: of its results, see `Runner.run`; empty where none must be as the method's are.
     """
 
     def __init__(
@@ -45,26 +48,33 @@ class FusedForward:
         self.zero = zero
         self.neutral = dict(neutral)
         self.lists = lists
+        self.layouts: Layouts = {}
         self._changed = False
+        self._proven = ""
         self._look()
 
     def _look(self) -> None:
-        """Takes the module as it is now for what was proven, unless it had changed before."""
+        """Takes the module as it is now for what was proven; a copy only if it is as its original
+        was."""
         self._looked = True
         self.runner = Runner(
             self.module, self.structure, [not reason for reason in self.op_reasons]
         )
-        self._watch = Watch(children_of(self.module))
-        self._settings = _settings(self.module)
-        self._shapes = self._weight_shapes()
+        kept = self.runner.run_as_modules()
+        self._watch = Watch(children_of(self.module), without=kept)
+        self._reads = Reads(part for part in self.module.modules() if part not in kept)
+        if self._proven:
+            self._changed = self._digest() != self._proven
         method = getattr(type(self.module), self.structure.method)
         self._names = [*inspect.signature(method).parameters][1:]
 
     def __getstate__(self) -> dict[str, Any]:
-        kept = ("module", "structure", "op_reasons", "zero", "neutral", "lists")
+        kept = ("module", "structure", "op_reasons", "zero", "neutral", "lists", "layouts")
+        current = self.is_current()
         return {
             **{name: vars(self)[name] for name in kept},
-            "_changed": not self.is_current(),
+            "_changed": not current,
+            "_proven": self._digest() if current else "",
             "_looked": False,
         }
 
@@ -78,7 +88,9 @@ class FusedForward:
             if inputs is not None:
                 untouched = self.untouched()
                 if self.runner.takes(inputs[-2], untouched):
-                    return self.runner.run(inputs[:-1], inputs[-1], self.zero, untouched)
+                    return self.runner.run(
+                        inputs[:-1], inputs[-1], self.zero, untouched, self.layouts
+                    )
         return self.own(*args, **kwargs)
 
     def own(self, *args: Any, **kwargs: Any) -> Any:
@@ -90,11 +102,11 @@ class FusedForward:
         if not self._looked:
             self._look()
         return (
-            not self._changed
-            and self._watch.same(children_of(self.module))
-            and all(_has_settings(*each) for each in self._settings)
-            and self._weight_shapes() == self._shapes
+            not self._changed and self._watch.same(children_of(self.module)) and self._reads.same()
         )
+
+    def _digest(self) -> str:
+        return digest((*self._watch.items(), *self._reads.items()))
 
     def untouched(self) -> list[bool]:
         """One flag per operation: whether to call it does no more than its forward.
@@ -109,16 +121,6 @@ class FusedForward:
         if self.structure.kind == CELL:
             return [False] * len(ops)
         return [not any(has_hooks(part) for part in op.modules()) for op in ops]
-
-    def _weight_shapes(self) -> list[torch.Size]:
-        """Methods that widen or prune operations put other parameters into the same modules."""
-        return [
-            parameter.shape
-            for op in self.structure.ops
-            for part in op.modules()
-            for parameter in part._parameters.values()
-            if parameter is not None
-        ]
 
     def _inputs(self, args: tuple[Any, ...], kwargs: dict[str, Any]) -> list[Tensor] | None:
         """Maps and weights of a call that asks for what was proven, of any other None."""
@@ -166,7 +168,7 @@ class FusedForward:
 
 def fused_method(module: nn.Module) -> FusedForward | None:
     """What `accelerate` put into a module, or None."""
-    found = (vars(module).get(name) for name in _METHODS)
+    found = (vars(module).get(name) for name in METHODS)
     return next((method for method in found if isinstance(method, FusedForward)), None)
 
 
@@ -211,32 +213,3 @@ def _is_same(value: Any, neutral: Any) -> bool:
     if isinstance(value, (int, float)) and isinstance(neutral, (int, float)):
         return value == neutral
     return value is None and neutral is None
-
-
-def _settings(module: nn.Module) -> list[tuple[nn.Module, int, dict[str, Any]]]:
-    """Of all modules whose class is not torch's: how many attributes, and the plain ones, which a
-    method may depend on."""
-    return [
-        (part, _count(part), _plain(part))
-        for part in module.modules()
-        if not type(part).__module__.startswith("torch.")
-    ]
-
-
-def _has_settings(part: nn.Module, count: int, plain: dict[str, Any]) -> bool:
-    attributes = vars(part)
-    return all(attributes.get(name) == value for name, value in plain.items()) and (
-        _count(part) == count or _plain(part) == plain
-    )
-
-
-def _count(part: nn.Module) -> int:
-    return len(vars(part)) - sum(name in vars(part) for name in _METHODS)
-
-
-def _plain(part: nn.Module) -> dict[str, Any]:
-    return {
-        name: value
-        for name, value in vars(part).items()
-        if isinstance(value, (bool, int, float, str)) and name != "training"
-    }

@@ -19,7 +19,13 @@ from torch import Tensor, nn
 
 from darts_fast.accelerate.draws import draw_inputs, draw_values
 from darts_fast.accelerate.forward import take_away
-from darts_fast.accelerate.running import Runner, call_operation
+from darts_fast.accelerate.running import (
+    Layouts,
+    Runner,
+    call_operation,
+    is_channels_last,
+    laid_out,
+)
 from darts_fast.accelerate.structure import (
     MIXED_OPERATION,
     Edge,
@@ -85,6 +91,23 @@ def prove(module: nn.Module, structure: Structure, native: Sequence[bool]) -> Pr
         except NotTheSameError as failed:
             error = failed
     raise error
+
+
+def layouts_of(module: nn.Module, structure: Structure, neutral: Mapping[str, Any]) -> Layouts:
+    """How a method that has a proof lays its results out in memory."""
+    with _trial_of(module) as trial, torch.no_grad():
+        own = as_in(trial, structure.method, structure.parts, structure.pool)
+        method = getattr(type(trial.eval()), own.method)
+        *maps, weights = draw_inputs(trial, own, [True] * len(own.ops), zeros=False)
+        found = {}
+        for filters in (False, True):
+            for parameter in trial.parameters():
+                if parameter.ndim == 4:
+                    parameter.data = laid_out(parameter.data, filters)
+            for given in (False, True):
+                output = method(trial, *(laid_out(x, given) for x in maps), weights, **neutral)
+                found[given, filters] = is_channels_last(output)
+    return found
 
 
 @contextmanager

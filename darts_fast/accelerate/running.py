@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import functools
 import inspect
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import cast
 
 import torch
@@ -18,6 +18,10 @@ from darts_fast.accelerate.structure import (
 )
 from darts_fast.nn.fused_cell import run_cell, run_preprocess
 from darts_fast.nn.plan import CellPlan, plan_cell
+
+# Whether the result is channels_last, by whether the maps and whether the weights of convolutions
+# are.
+Layouts = Mapping[tuple[bool, bool], bool]
 
 
 class Runner:
@@ -32,6 +36,13 @@ class Runner:
         self.native = tuple(native)
         self._plans: dict[tuple[int, ...], CellPlan | None] = {}
         self._whole = tuple(range(len(structure.ops)))
+        parts = (part for op in structure.ops for part in op.modules())
+        self._convolutions = [part for part in parts if isinstance(part, nn.Conv2d)]
+
+    def run_as_modules(self) -> set[nn.Module]:
+        """Operations without a native form, and all below them."""
+        ops = zip(self.structure.ops, self.native, strict=True)
+        return {part for op, native in ops if not native for part in op.modules()}
 
     def whole_plan(self) -> CellPlan | None:
         """The plan of everything as one native call; None if some operation runs as its module."""
@@ -50,14 +61,37 @@ class Runner:
         return all(plan is not None and plan.takes(x) for plan in plans)
 
     def run(
-        self, maps: Sequence[Tensor], weights: Tensor, zero: str, untouched: Sequence[bool]
+        self,
+        maps: Sequence[Tensor],
+        weights: Tensor,
+        zero: str,
+        untouched: Sequence[bool],
+        layouts: Layouts | None = None,
     ) -> Tensor:
         """What the module's own method gives, if it is what the structure says.
 
         Args: weights, of the structure's shape and the dtype of the maps; zero, what a weight of
         exactly 0 means, with "skip" every node runs something; untouched, one flag per operation:
-        whether to call it does no more than its forward. Others run as modules.
+        whether to call it does no more than its forward. Others run as modules; layouts, what the
+        method gives (`layouts_of`): the result is then laid out so in memory, and so is what the
+        modules are given. Without, it is channels_last, and modules are given it contiguous.
         """
+        if layouts:
+            given = is_channels_last(maps[-1])
+            filters = any(is_channels_last(part.weight) for part in self._convolutions)
+            out = self._run(maps, weights, zero, untouched, given)
+            return laid_out(out, layouts[given, filters])
+        return self._run(maps, weights, zero, untouched, None)
+
+    def _run(
+        self,
+        maps: Sequence[Tensor],
+        weights: Tensor,
+        zero: str,
+        untouched: Sequence[bool],
+        layout: bool | None,
+    ) -> Tensor:
+        """`run`. Args: layout, whether states are channels_last, None where it does not matter."""
         structure, ops = self.structure, self._usable(untouched)
         if structure.preprocess:
             maps = [
@@ -65,7 +99,7 @@ class Runner:
                 for name, x in zip(structure.preprocess, maps, strict=True)
             ]
         if structure.parts > 1:
-            return self._run_part(maps[0], weights, zero, ops)
+            return self._run_part(maps[0], weights, zero, ops, layout)
         if ops == self._whole:
             return run_cell(cast(CellPlan, self._plan(ops)), maps, weights, zero)
         rows = [weights] if structure.kind == MIXED_OPERATION else list(weights)
@@ -73,18 +107,20 @@ class Runner:
         states = [*maps]
         for node in range(structure.inputs, structure.inputs + structure.nodes):
             terms = [
-                self._run_edge(i, states[edge.source], rows[i], zero, native[i])
+                self._run_edge(i, states[edge.source], rows[i], zero, native[i], layout)
                 for i, edge in enumerate(structure.edges)
                 if edge.node == node
             ]
             states.append(functools.reduce(torch.add, (x for x in terms if x is not None)))
         return states[-1]
 
-    def _run_part(self, x: Tensor, weights: Tensor, zero: str, ops: tuple[int, ...]) -> Tensor:
+    def _run_part(
+        self, x: Tensor, weights: Tensor, zero: str, ops: tuple[int, ...], layout: bool | None
+    ) -> Tensor:
         """Partial channels: the first are computed, the rest passes by, and all are shuffled."""
         parts = self.structure.parts
         first = x.shape[1] // parts
-        out = self._run_edge(0, x[:, :first], weights, zero, ops)
+        out = self._run_edge(0, x[:, :first], weights, zero, ops, layout)
         assert out is not None
         rest = x[:, first:]
         if out.shape[2] != x.shape[2]:
@@ -92,7 +128,13 @@ class Runner:
         return nn.functional.channel_shuffle(torch.cat([out, rest], 1), parts)
 
     def _run_edge(
-        self, i: int, x: Tensor, weights: Tensor, zero: str, native: tuple[int, ...]
+        self,
+        i: int,
+        x: Tensor,
+        weights: Tensor,
+        zero: str,
+        native: tuple[int, ...],
+        layout: bool | None,
     ) -> Tensor | None:
         """One edge, None if it runs nothing; `native`, the operations in its native call."""
         edge = self.structure.edges[i]
@@ -103,11 +145,12 @@ class Runner:
         if any(values[k] != 0.0 for k in inside):
             row = weights if len(inside) == len(edge.ops) else weights[inside]
             total = run_cell(cast(CellPlan, self._plan(native)), [x], row, zero)
+            total = total if layout is None else laid_out(total, layout)
         for k, op in enumerate(edge.ops):
             if first + k not in native and values[k] != 0.0:
-                # Random draws of an operation follow the layout, which is channels_last behind
-                # native calls.
-                term = weights[k] * call_operation(op, x.contiguous())
+                # Random draws of an operation follow the layout of what it is given.
+                given = x.contiguous() if layout is None else x
+                term = weights[k] * call_operation(op, given)
                 total = term if total is None else total + term
         return total
 
@@ -135,6 +178,17 @@ class Runner:
                 by_structure=True,
             )
         return self._plans[ops]
+
+
+def is_channels_last(x: Tensor) -> bool:
+    """Whether channels lie next to each other in memory, of a part of a tensor too."""
+    return x.stride(1) < x.stride(3)
+
+
+def laid_out(x: Tensor, channels_last: bool) -> Tensor:
+    """x, channels_last or contiguous in memory."""
+    form = torch.channels_last if channels_last else torch.contiguous_format
+    return x.contiguous(memory_format=form)
 
 
 def call_operation(op: nn.Module, x: Tensor) -> Tensor:

@@ -3,11 +3,17 @@
 
 from __future__ import annotations
 
+import functools
+import inspect
 from collections.abc import Hashable
+from types import ModuleType
 from typing import Any
 
 import torch
 from torch import nn
+
+from darts_fast.nn.code import Code, code_of
+from darts_fast.nn.entries import MISSING, Classes, is_plain
 
 _PLAIN = (bool, int, float, complex, str, bytes, type(None), type, torch.dtype, torch.Size)
 
@@ -19,7 +25,7 @@ def signature(module: nn.Module) -> Hashable | None:
     """
     try:
         return tuple(
-            (name, type(part), type(part).forward, _attributes(part))
+            (name, type(part), _read_by(type(part)), _attributes(part))
             for name, part in module.named_modules()
         )
     except _OtherValueError:
@@ -28,6 +34,27 @@ def signature(module: nn.Module) -> Hashable | None:
 
 class _OtherValueError(Exception):
     pass
+
+
+def _read_by(kind: type) -> Hashable:
+    """What calls of a module of this class read apart from the module itself, as it is now."""
+    fixed, others = _values(code_of(kind))
+    return fixed, tuple(map(_frozen, others))
+
+
+@functools.lru_cache(maxsize=1024)
+def _values(code: Code) -> tuple[Hashable, tuple[Any, ...]]:
+    """Values that cannot change while they are there, and others."""
+    inside = (value for _, value in code.cells)
+    outside = (value for _, _, value in code.globals.values())
+    of_class = (value for _, value in Classes([code.kind]).items())
+    fixed: list[Any] = [*code.functions.values()]
+    others: list[Any] = []
+    for value in (*inside, *outside, *of_class):
+        is_code = inspect.isroutine(value) or inspect.isdatadescriptor(value)
+        is_fixed = value is MISSING or is_code or isinstance(value, ModuleType) or is_plain(value)
+        (fixed if is_fixed else others).append(value)
+    return tuple(fixed), tuple(others)
 
 
 def _attributes(part: nn.Module) -> Hashable:

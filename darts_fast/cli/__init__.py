@@ -19,6 +19,7 @@ from darts_fast.cli.doctor import doctor
 from darts_fast.cli.export import export
 from darts_fast.cli.report import report
 from darts_fast.cli.search import search
+from darts_fast.cli.select import select
 from darts_fast.cli.status import status
 from darts_fast.cli.train import train
 from darts_fast.distributed import RankLostError, ToldElsewhere, place
@@ -56,7 +57,7 @@ def cli(ctx: click.Context) -> None:
         )
 
 
-for command in (search, train, export, status, compare, report, analyze, bench, doctor):
+for command in (search, select, train, export, status, compare, report, analyze, bench, doctor):
     cli.add_command(command)
 
 

@@ -15,7 +15,7 @@ from darts_fast.search import EarlyStopping, EigenvalueRule, SkipRule
 from darts_fast.selection import Limit, Limits
 from darts_fast.spaces import Genotype
 
-__all__ = ["limit_options", "limit_rows", "limits_of", "stopping_of"]
+__all__ = ["cost_options", "limit_options", "limit_rows", "limits_of", "stopping_of"]
 
 UNITS = {"K": 1e3, "M": 1e6, "G": 1e9}
 EARLY_STOP = ("none", "eigenvalue", "adaptive")
@@ -49,7 +49,7 @@ def _penalty(resource: str, what: str) -> Decorator:
     )
 
 
-limit_options: tuple[Decorator, ...] = (
+cost_options: tuple[Decorator, ...] = (
     click.option(
         "--max_macs",
         type=Amount(),
@@ -66,6 +66,10 @@ limit_options: tuple[Decorator, ...] = (
     click.option(
         "--latency_batch", type=click.IntRange(min=1), default=1, help="Images of that pass."
     ),
+)
+
+limit_options: tuple[Decorator, ...] = (
+    *cost_options,
     click.option(
         "--early_stop",
         type=click.Choice(EARLY_STOP),

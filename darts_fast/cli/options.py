@@ -20,6 +20,8 @@ from darts_fast.runs import CONFIG, RunDirectory, RunDirectoryError, read_json
 
 __all__ = [
     "CONTEXT",
+    "META",
+    "NOT_SAVED",
     "Decorator",
     "common_options",
     "debug_option",
@@ -29,6 +31,8 @@ __all__ = [
     "open_run",
     "previous_option",
     "read_data",
+    "read_search_data",
+    "run_options",
     "set_threads",
     "with_cutout",
     "with_options",
@@ -38,7 +42,7 @@ __all__ = [
 NOT_SAVED = ("save", "overwrite", "resume", "previous", "config")
 # Change no result, so a resumed run may have others.
 FREE = ("threads", "save_every")
-META = ("command", "version")
+META = ("command", "version", "search")
 
 # --init-channels and --init_channels are the same flag.
 CONTEXT = {
@@ -103,61 +107,59 @@ image_size_option: Decorator = click.option(
 )
 
 
-def common_options(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Data and how it is read, seed and threads, the run's directory and its checkpoints, and
-    ``--config --debug``.
-    """
-    options: list[Decorator] = [
-        click.option(
-            "--data",
-            default="digits",
-            metavar="digits|digits16|PATH",
-            help="Embedded digits; a folder of images per class, or train and test with such "
-            "folders; a folder of CIFAR (or its parent), SVHN, or train.npz and test.npz; a .npz "
-            "file.",
-        ),
-        image_size_option,
-        click.option(
-            "--flip/--no_flip",
-            default=None,
-            help="Flip training images left-right at random.  [default: all sets but the digits]",
-        ),
-        click.option(
-            "--limit", type=click.IntRange(min=1), help="Use the first N training images only."
-        ),
-        click.option("--seed", default=0, type=click.IntRange(min=0), help="Of every random draw."),
-        click.option(
-            "--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]"
-        ),
-        click.option(
-            "--save",
-            metavar="RUN_DIR",
-            help="The run's directory.  [default: a new one under runs/]",
-        ),
-        click.option(
-            "--tensorboard",
-            is_flag=True,
-            help="Write scalars to RUN_DIR/tensorboard; needs tensorboard or tensorboardX.",
-        ),
-        click.option("--overwrite", is_flag=True, help="Accept a run directory that is not empty."),
-        click.option("--resume", is_flag=True, help="Go on with the run in --save, bit for bit."),
-        previous_option,
-        click.option(
-            "--save_every",
-            type=click.FloatRange(min=0),
-            default=600.0,
-            metavar="SECONDS",
-            help="Time between checkpoints inside an epoch; SIGUSR1 asks for one; 0: on SIGUSR1 "
-            "only.",
-        ),
-        click.option(
-            "--config",
-            metavar="FILE",
-            help="Take settings from a run's config.json; flags given beside it win.",
-        ),
-        debug_option,
-    ]
-    return with_options(*options)(command)
+data_options = with_options(
+    click.option(
+        "--data",
+        default="digits",
+        metavar="digits|digits16|PATH",
+        help="Embedded digits; a folder of images per class, or train and test with such "
+        "folders; a folder of CIFAR (or its parent), SVHN, or train.npz and test.npz; a .npz "
+        "file.",
+    ),
+    image_size_option,
+    click.option(
+        "--flip/--no_flip",
+        default=None,
+        help="Flip training images left-right at random.  [default: all sets but the digits]",
+    ),
+    click.option(
+        "--limit", type=click.IntRange(min=1), help="Use the first N training images only."
+    ),
+    click.option("--seed", default=0, type=click.IntRange(min=0), help="Of every random draw."),
+)
+
+run_options = with_options(
+    click.option("--threads", type=click.IntRange(min=1), help="CPU threads.  [default: torch's]"),
+    click.option(
+        "--save",
+        metavar="RUN_DIR",
+        help="The run's directory.  [default: a new one under runs/]",
+    ),
+    click.option(
+        "--tensorboard",
+        is_flag=True,
+        help="Write scalars to RUN_DIR/tensorboard; needs tensorboard or tensorboardX.",
+    ),
+    click.option("--overwrite", is_flag=True, help="Accept a run directory that is not empty."),
+    click.option("--resume", is_flag=True, help="Go on with the run in --save, bit for bit."),
+    previous_option,
+    click.option(
+        "--save_every",
+        type=click.FloatRange(min=0),
+        default=600.0,
+        metavar="SECONDS",
+        help="Time between checkpoints inside an epoch; SIGUSR1 asks for one; 0: on SIGUSR1 only.",
+    ),
+    click.option(
+        "--config",
+        metavar="FILE",
+        help="Take settings from a run's config.json; flags given beside it win.",
+    ),
+    debug_option,
+)
+
+# Data and how it is read, seed and threads, the run's directory and its checkpoints.
+common_options = with_options(data_options, run_options)
 
 
 def fill_in_config(ctx: click.Context) -> dict[str, Any]:
@@ -240,6 +242,15 @@ def read_data(settings: Mapping[str, Any]) -> Dataset:
     if flip is None:
         return data
     return replace(data, augmentation=replace(data.augmentation, flip=flip))
+
+
+def read_search_data(settings: Mapping[str, Any]) -> Dataset:
+    """As `read_data`, with the cutout of a search."""
+    data = read_data(settings)
+    cutout = settings["cutout_length"] if settings["cutout"] else None
+    return replace(
+        data, augmentation=with_cutout(data.augmentation, cutout, settings["cutout_prob"])
+    )
 
 
 def set_threads(threads: int | None) -> None:

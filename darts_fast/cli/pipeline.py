@@ -29,9 +29,10 @@ from darts_fast.seeding import generator, seed_everything
 from darts_fast.selection import Limits, race_summary
 from darts_fast.spaces import Genotype, get_space, random_genotype
 
-__all__ = ["SUPERNET", "Pipeline"]
+__all__ = ["SEARCHED", "SUPERNET", "Pipeline"]
 
 SUPERNET = "supernet-{epoch:03d}.pt"  # epochs of training behind it
+SEARCHED = "searched.pt"  # the state at the end of the training, for other selections
 
 
 class Pipeline:
@@ -99,6 +100,7 @@ class Pipeline:
         """Save the state before the first step; supernets of an earlier run go away."""
         for stale in checkpoints.run.path.glob(SUPERNET.format(epoch=0).replace("000", "*")):
             stale.unlink()
+        (checkpoints.run.path / SEARCHED).unlink(missing_ok=True)
         checkpoints.save(self.state_dict())
 
     def run(self, checkpoints: Checkpoints) -> None:
@@ -115,6 +117,7 @@ class Pipeline:
 
         self.search.reporter = reporter
         self.search.checkpoint = save
+        self.search.searched = lambda state: atomic_save(run.path / SEARCHED, state)
         self.search.snapshot = lambda epoch: self._snapshot(epoch, run)
         reporter.begin(self.settings, resumed=self._resumed)
         parameters = sum(parameter.numel() for parameter in self.net.parameters())

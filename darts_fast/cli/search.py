@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import click
@@ -17,9 +16,8 @@ from darts_fast.cli.options import (
     common_options,
     fill_in_config,
     open_run,
-    read_data,
+    read_search_data,
     set_threads,
-    with_cutout,
     with_options,
 )
 from darts_fast.cli.pipeline import Pipeline
@@ -122,11 +120,7 @@ def search(ctx: click.Context, **_: Any) -> None:
     with world.together():  # checks everything before a directory is made
         check_scalars(settings)
         set_threads(settings["threads"])
-        data = read_data(settings)
-        cutout = settings["cutout_length"] if settings["cutout"] else None
-        data = replace(
-            data, augmentation=with_cutout(data.augmentation, cutout, settings["cutout_prob"])
-        )
+        data = read_search_data(settings)
     limits = world.first(lambda: limits_of(settings, data))  # one process measures for all
     with world.together():
         pipeline = Pipeline(settings, data, world, limits)

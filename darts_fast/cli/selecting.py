@@ -25,7 +25,7 @@ from darts_fast.selection import (
 from darts_fast.selection.bounds import BOUNDS
 from darts_fast.spaces import Space
 
-__all__ = ["race_config", "race_options", "selection_config", "selection_options"]
+__all__ = ["method_options", "race_config", "race_options", "selection_config", "selection_options"]
 
 CRITERION = click.Choice(CRITERIA)
 
@@ -58,8 +58,7 @@ race_options: tuple[Decorator, ...] = (
     ),
 )
 
-selection_options: tuple[Decorator, ...] = (
-    click.option("--select", type=click.Choice(list(SELECTIONS)), default="perturbation"),
+method_options: tuple[Decorator, ...] = (
     click.option(
         "--select_mode",
         type=click.Choice(MODES),
@@ -98,6 +97,11 @@ selection_options: tuple[Decorator, ...] = (
         default="max",
         help="What of its operations an edge is worth to its node.",
     ),
+)
+
+selection_options: tuple[Decorator, ...] = (
+    click.option("--select", type=click.Choice(list(SELECTIONS)), default="perturbation"),
+    *method_options,
 )
 
 

@@ -15,6 +15,9 @@ from darts_fast.nn.mixed_op import MixedOp, check_weights, check_zero_rule, weig
 from darts_fast.nn.operations import FactorizedReduce, ReLUConvBN, drop_path
 from darts_fast.nn.plan import CellPlan, has_hooks, plan_cell
 
+# What the cell computes for its edges; one that was put in its place later it does not know.
+_FORWARD = MixedOp.forward
+
 
 class Cell(nn.Module):
     """A directed acyclic graph of `steps` nodes over two inputs, every edge a `MixedOp`.
@@ -95,7 +98,7 @@ class Cell(nn.Module):
         return torch.cat(states[-self._multiplier :], dim=1)
 
     def _plan(self) -> CellPlan | None:
-        if not all(type(edge).forward is MixedOp.forward for edge in self._ops):
+        if not all(type(edge).forward is _FORWARD for edge in self._ops):
             return None
         ends = [(state, node) for node in range(2, self._steps + 2) for state in range(node)]
         edges = [
@@ -108,7 +111,7 @@ class Cell(nn.Module):
         """Sum of the edges into `node`, in the order of the states; states has node entries."""
         first = (node - 2) * (node + 1) // 2
         edges = [cast(MixedOp, self._ops[first + state]) for state in range(node)]
-        own = any(has_hooks(edge) or type(edge).forward is not MixedOp.forward for edge in edges)
+        own = any(has_hooks(edge) or type(edge).forward is not _FORWARD for edge in edges)
         if drop_prob > 0.0 or own:
             outs = (
                 drop_path(edge(state, weights[first + i]), drop_prob)

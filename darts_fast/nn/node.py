@@ -22,6 +22,9 @@ from darts_fast.nn.plan import has_hooks
 
 KERNEL_DTYPES = (torch.float32, torch.float64)
 
+# What the sum absorbs a norm of; a forward that was put in its place later computes something else.
+_FORWARD = NormalisedOp.forward
+
 
 def runs_fused(x: Tensor) -> bool:
     """Whether the kernels take x: on the CPU, in single or double precision, backend "fused"."""
@@ -87,7 +90,7 @@ def _maps_before_norm(
 def _last_norm(op: nn.Module) -> nn.BatchNorm2d | None:
     """The batch norm that the sum may absorb, or None if the op must run as its module."""
     norm: nn.Module | None = None
-    if isinstance(op, NormalisedOp) and type(op).forward is NormalisedOp.forward:
+    if isinstance(op, NormalisedOp) and type(op).forward is _FORWARD:
         norm = op.norm
     elif type(op) is nn.Sequential and len(op) > 1:
         norm = op[-1]

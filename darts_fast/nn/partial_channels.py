@@ -67,6 +67,10 @@ class PartialMixedOp(MixedOp):
         return out
 
 
+# See `darts_fast.nn.cell`.
+_FORWARD = PartialMixedOp.forward
+
+
 class PartialCell(Cell):
     """A `Cell` of `PartialMixedOp`s, whose forward takes a weight per edge as well."""
 
@@ -100,9 +104,7 @@ class PartialCell(Cell):
     ) -> Tensor:
         """The node whose edges come from all states so far and are numbered from `first`."""
         edges = [cast(PartialMixedOp, self._ops[first + i]) for i in range(len(states))]
-        own = any(
-            has_hooks(edge) or type(edge).forward is not PartialMixedOp.forward for edge in edges
-        )
+        own = any(has_hooks(edge) or type(edge).forward is not _FORWARD for edge in edges)
         if drop_prob > 0.0 or own:
             outs = (
                 weights2[i] * drop_path(edge(x, weights[i]), drop_prob)

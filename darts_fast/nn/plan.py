@@ -17,6 +17,7 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from darts_fast.nn import nasbench201_operations, operations
+from darts_fast.nn.entries import Classes
 from darts_fast.nn.watch import Store, children_of, current
 from darts_fast.reference import CELL_KINDS
 
@@ -36,6 +37,18 @@ _KNOWN = (
     nasbench201_operations.ReLUConvBN,
     nasbench201_operations.Zero,
 )
+_LAYERS = (
+    nn.AvgPool2d,
+    nn.BatchNorm2d,
+    nn.Conv2d,
+    nn.Identity,
+    nn.MaxPool2d,
+    nn.ReLU,
+    nn.Sequential,
+)
+
+# As they were when this package was imported; with a forward changed since, they run as modules.
+_as_known = Classes((*_KNOWN, *_LAYERS))
 
 
 @dataclass(frozen=True)
@@ -71,6 +84,8 @@ def describe(op: nn.Module, *, by_structure: bool = False) -> Parts | None:
     Args: by_structure, whether to read classes that are not known here by the names and types of
     their children. That their forward is the usual one is then a guess for the caller to prove.
     """
+    if not _as_known.same():
+        return None
     if type(op) is nn.Sequential:
         return _sequence(list(op))
     if type(op) is nn.Identity:

@@ -20,7 +20,7 @@ from darts_fast.spaces import SPACES, Genotype, Space, read_genotype
 
 __all__ = ["Run", "cell_name", "open_runs"]
 
-_COMMANDS = ("search", "train")
+_COMMANDS = ("search", "select", "train")
 _DECISION = {field.name for field in fields(Decision)}
 
 
@@ -47,15 +47,16 @@ class Run:
         """The run in a directory.
 
         Raises:
-            RunDirectoryError: there is none, it is of neither search nor train, or a file in it is
-                damaged.
+            RunDirectoryError: there is none, it is of none of search, select and train, or a file
+                in it is damaged.
         """
         directory = RunDirectory.open(path)
         settings = directory.read_json(CONFIG)
         if not isinstance(settings, dict) or settings.get("command") not in _COMMANDS:
             raise RunDirectoryError(
-                f"run directory {directory.path}: {CONFIG} must be of search or train"
+                f"run directory {directory.path}: {CONFIG} must be of search, select or train"
             )
+        settings = {**settings.get("search", {}), **settings}
         results = None
         if (directory.path / RESULTS).is_file():
             results = directory.read_json(RESULTS)
@@ -71,8 +72,8 @@ class Run:
 
     @property
     def searched(self) -> bool:
-        """Whether it is of ``search``; else of ``train``."""
-        return bool(self.settings["command"] == "search")
+        """Whether it is of ``search`` or ``select``; else of ``train``."""
+        return bool(self.settings["command"] != "train")
 
     @property
     def space(self) -> Space | None:

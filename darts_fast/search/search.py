@@ -88,6 +88,7 @@ class Search:
 
     Attributes:
         pool_images: images that the selection scores on.
+        searched: takes the state at the end of the training, which `begin_selection` goes on from.
 
     Raises:
         ValueError: settings out of range, images of a size that the network cannot take.
@@ -129,6 +130,7 @@ class Search:
         self._magnitude: Genotype | str | None = None
         self.checkpoint = checkpoint
         self.snapshot = snapshot
+        self.searched: Callable[[dict[str, Any]], object] | None = None
         self._done = 0  # forwards and steps of the selection phase
         self._fresh: Batches | None = None
         self.pool_images = 0
@@ -147,6 +149,8 @@ class Search:
         self._start_alike()
         if self._magnitude is None:
             self._train_supernet()
+            if self.searched is not None:
+                self.searched(self.state_dict())
             self._magnitude = self.net.genotype()
             if self._selection is not None:
                 self.trainer.start_tuning()
@@ -203,6 +207,19 @@ class Search:
         self._done = state["done"]
         self._recorder.skip(0 if self._selection is None else len(self._selection.decisions))
         set_rng_state(state["rng"])
+
+    def begin_selection(self, state: Mapping[str, Any]) -> None:
+        """Take the supernet as it is in the state of another search, trained to its end or not, and
+        go on with the selection.
+
+        Args: state, a :meth:`state_dict` of before the selection, of the same supernet, method and
+        data; with "net" alone, tuning starts from a new optimizer and new draws.
+        """
+        taken = {key: state[key] for key in ("net", "trainer", "history", "rng") if key in state}
+        self.load_state_dict({**self.state_dict(), **taken})
+        self._magnitude = self.net.genotype()
+        if self._selection is not None:
+            self.trainer.start_tuning()
 
     def _start_alike(self) -> None:
         if self.world.alone:
