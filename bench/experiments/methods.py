@@ -27,8 +27,6 @@ from darts_fast.search import METHODS
 from darts_fast.selection import SELECTIONS
 from darts_fast.spaces import AccuracyTable, load_accuracy_table, skip_connections
 
-# PC-DARTS has a supernet of DARTS's cells only.
-ON_THE_BENCHMARK = [name for name in METHODS if name != "pc-darts"]
 DATASETS = ("cifar10", "cifar100", "ImageNet16-120")
 
 
@@ -38,7 +36,7 @@ def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--table", required=True, help="see darts_fast.spaces.NpzTable")
     parser.add_argument("--out", required=True, help="folder of the runs")
     parser.add_argument("--json", required=True)
-    parser.add_argument("--methods", nargs="+", default=ON_THE_BENCHMARK, choices=ON_THE_BENCHMARK)
+    parser.add_argument("--methods", nargs="+", default=list(METHODS), choices=list(METHODS))
     parser.add_argument(
         "--selections",
         nargs="+",
