@@ -169,7 +169,7 @@ def test_noise_operations_draw_alike_at_both_ends(
     """Else a difference of gradients would be one of noise, divided by the step."""
     sizes = []
     for mixed in ("exact", "difference"):
-        trainer = trainer_of(digits, "s4", inner_steps=1, terms=0, mixed=mixed, radius=1e-6)
+        trainer = trainer_of(digits, "s4", inner_steps=1, terms=0, mixed=mixed, radius=1e-8)
         found = []
         gradient = IDarts.gradient
 
