@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, fields
@@ -172,8 +173,8 @@ def test_methods_take_the_same_steps_in_several_processes(tmp_path: Path) -> Non
 def test_a_method_searches_the_digits_within_a_minute(
     darts_fast: Callable[..., tuple[int, str, str]], method: str
 ) -> None:
-    """The search of the README's first command, on one thread: its CPU time, which other work on the machine does
-    not change much."""
+    """The search of the README's first command, on one thread. Its CPU time: other work on the
+    machine changes that little."""
     start = time.process_time()
     status, out, err = darts_fast(
         *("search", "--data", "digits", "--method", method, "--space", "s5", "--threads", "1"),
@@ -199,6 +200,14 @@ def test_the_architecture_of_partial_channels_waits(digits: Dataset) -> None:
     search.trainer.run_epoch(Reporter(), lambda: None)
     for parameter, value in zip(search.net.arch_parameters(), start, strict=True):
         assert not torch.equal(parameter, value)
+
+
+@pytest.mark.parametrize("method", NAMES)
+def test_a_method_is_one_short_file(method: str) -> None:
+    """Under 150 lines, so that it reads like its paper's algorithm."""
+    file = inspect.getsourcefile(METHODS[method])
+    assert file is not None
+    assert len(Path(file).read_text().splitlines()) < 150
 
 
 # Frozen statistics

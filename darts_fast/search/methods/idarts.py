@@ -16,19 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from darts_fast.backend import use_backend
 from darts_fast.search.loop import Loop
 from darts_fast.search.methods.base import Method
-from darts_fast.search.methods.implicit import (
-    CHOICES,
-    Hypergradient,
-    ImplicitConfig,
-    implicit_gradient,
-)
-from darts_fast.search.methods.products import drawing
-from darts_fast.seeding import draw_seed
+from darts_fast.search.methods.implicit import CHOICES, ImplicitConfig
+from darts_fast.search.methods.implicit_step import implicit_step
 
-__all__ = ["IDarts", "IDartsOptions", "implicit_step"]
+__all__ = ["IDarts", "IDartsOptions"]
 
 
 @dataclass(frozen=True)
@@ -134,25 +127,3 @@ class IDarts(Method):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._since, self._steps, self._grown = state["since"], state["steps"], state["grown"]
-
-
-def implicit_step(loop: Loop, config: ImplicitConfig) -> Hypergradient:
-    """The implicit hypergradient at the network as it stands, on the validation batch of this step
-    and one fresh training batch."""
-    train, seed = loop.draw_train(), draw_seed()
-
-    def twice_differentiable() -> Tensor:
-        """Of plain modules, whose second derivatives take a third of the time of native calls'."""
-        with use_backend("reference"):
-            return loop.loss(train)
-
-    return implicit_gradient(
-        drawing(seed, lambda leaves: loop.gradients(train, leaves)),
-        lambda leaves: loop.gradients(loop.valid, leaves),
-        loop.weights,
-        loop.net.arch_parameters(),
-        rate=loop.learning_rate,
-        config=config,
-        loss=drawing(seed, twice_differentiable),
-        join=loop.join,
-    )
