@@ -20,6 +20,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from darts_fast.reporter import Interrupted
+from darts_fast.seeding import draw_seed, seeded
 
 __all__ = ["ALONE", "RankLostError", "ToldElsewhere", "World", "join", "launcher", "leave", "place"]
 
@@ -171,10 +172,7 @@ class World:
         if self.alone:
             yield
             return
-        seed = int(torch.randint(2**62, ()))
-        devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
-        with torch.random.fork_rng(devices):
-            torch.manual_seed(seed + self.rank)
+        with seeded(draw_seed() + self.rank):
             yield
 
     @contextmanager

@@ -5,13 +5,14 @@ from __future__ import annotations
 
 import hashlib
 import random
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import torch
 
-__all__ = ["generator", "rng_state", "seed_everything", "set_rng_state"]
+__all__ = ["draw_seed", "generator", "rng_state", "seed_everything", "seeded", "set_rng_state"]
 
 
 def seed_everything(seed: int) -> None:
@@ -34,6 +35,20 @@ def generator(seed: int, stream: str = "") -> torch.Generator:
     # Seeding two generators with the same number would give both the same draws.
     digest = hashlib.sha256(f"{seed} {stream}".encode()).digest()
     return torch.Generator().manual_seed(int.from_bytes(digest[:8], "big") >> 1)
+
+
+def draw_seed() -> int:
+    """From torch's generator, which goes on with draws that are independent of that seed's."""
+    return int(torch.randint(2**62, ()))
+
+
+@contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Inside, torch's global generators start from `seed`; afterwards they are as they were."""
+    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    with torch.random.fork_rng(devices):
+        torch.manual_seed(seed)
+        yield
 
 
 def rng_state() -> dict[str, Any]:

@@ -48,8 +48,8 @@ def test_samples_in_one_pass_are_samples_one_by_one(digits: Dataset, space: str)
     cell_type = net.space.cell_types[0]
     net.projection.project_op(cell_type, 1, 0)  # a decided edge has no gradient
     samples = method.posterior.sample(3)
-    loss, together = method._grouped(loop, [sample.clone() for sample in samples])
-    losses, alone = method._one_by_one(loop, samples)
+    loss, together = method.at_samples.grouped(loop, [sample.clone() for sample in samples])
+    losses, alone = method.at_samples.one_by_one(loop, samples)
     assert loss == pytest.approx(losses, rel=1e-12)
     torch.testing.assert_close(together, alone, rtol=1e-9, atol=1e-12)
     assert (together[0][:, 1] == 0).all()

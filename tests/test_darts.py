@@ -15,7 +15,9 @@ from torch.nn import functional
 
 from darts_fast.data import Dataset, load_data
 from darts_fast.nn import Supernet, build_supernet
+from darts_fast.nn.operations import Noise
 from darts_fast.search import METHODS, Reporter, SearchConfig, Trainer
+from darts_fast.search.loop import Loop
 from darts_fast.search.methods import method_options
 from darts_fast.search.methods.numeric import central_difference, global_norm, restored
 
@@ -201,6 +203,48 @@ def test_an_architecture_step_leaves_weights_and_buffers_bitwise(
     assert all(torch.equal(old, new) for old, new in zip(before, kept, strict=True))
     for old, new in zip(alphas, net.arch_parameters(), strict=True):
         assert not torch.equal(old, new)
+
+
+def test_noise_operations_draw_alike_in_the_virtual_step_and_its_difference(
+    digits: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the difference is one of noise, divided by the step: ten times as large for a tenth of
+    it."""
+    trainer = trainer_of(digits, "s4", smooth=True)
+    random = torch.get_rng_state()
+    drawn: list[tuple[bool, Tensor]] = []
+    gradients = Loop.gradients
+
+    def watched(loop: Loop, batch: Any, *rest: Any) -> Any:
+        found: list[Tensor] = []
+        noises = [module for module in trainer.net.modules() if isinstance(module, Noise)]
+        hooks = [
+            noise.register_forward_hook(lambda _, __, out: found.append(out)) for noise in noises
+        ]
+        result = gradients(loop, batch, *rest)
+        for hook in hooks:
+            hook.remove()
+        drawn.append((batch is loop.train, torch.cat([noise.flatten() for noise in found])))
+        return result
+
+    monkeypatch.setattr(Loop, "gradients", watched)
+    found = []
+    for scale in (1e-4, 1e-6):
+        torch.set_rng_state(random)
+
+        def small(*arguments: Any, scale: float, size: float = scale) -> list[Tensor]:
+            return central_difference(*arguments, scale=size)
+
+        monkeypatch.setattr("darts_fast.search.methods.darts.central_difference", small)
+        found.append(gradient_of("darts-2nd", trainer))
+    (first, *others), (valid,) = (
+        [noise for is_train, noise in drawn[:4] if is_train is kind] for kind in (True, False)
+    )
+    assert len(others) == 2
+    assert all(torch.equal(first, noise) for noise in others)
+    assert abs(torch.corrcoef(torch.stack([first, valid]))[0, 1]) < 0.05  # noise of its own
+    assert (found[0] - found[1]).norm() < 1e-6 * found[1].norm()
+    assert not torch.equal(torch.get_rng_state(), random)
 
 
 # The pieces

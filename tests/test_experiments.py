@@ -63,13 +63,13 @@ def test_nasbench201_runs_and_goes_on(tmp_path: Path, results: Path) -> None:
 def test_methods_runs_and_goes_on(tmp_path: Path, results: Path) -> None:
     file = tmp_path / "methods.json"
     small: list[Any] = ["--data", "digits16", "--table", results, "--json", file]
-    small += ["--out", tmp_path / "grid", "--methods", "blank", "balenas", "--limit", 64]
-    small += ["--selections", "magnitude", "strength", "--seeds", 0, "--epochs", 1]
+    small += ["--out", tmp_path / "grid", "--methods", "darts", "balenas", "--limit", 64]
+    small += ["--selections", "magnitude", "strength", "--seeds", 0, "--epochs", 1, "--size", 8]
     small += ["--cells", 1, "--channels", 4, "--images", 32, "--batch_size", 16]
     first = run("methods.py", *small)
     rows = json.loads(file.read_text())["rows"]
     assert [(row["method"], row["selection"]) for row in rows] == [
-        *[("blank", "magnitude"), ("blank", "strength")],
+        *[("darts", "magnitude"), ("darts", "strength")],
         *[("balenas", "magnitude"), ("balenas", "strength")],
     ]
     for row in rows:
@@ -79,7 +79,12 @@ def test_methods_runs_and_goes_on(tmp_path: Path, results: Path) -> None:
         assert row["seconds"]["search"] > 0
         line = f"| {row['method']} | {row['selection']} | {row['accuracy']['cifar10']:.2f} | "
         assert line in first
-    assert "4 of 4 runs have finished before" in run("methods.py", *small)
+    # What magnitude finds in the supernet that was kept is what the search has found.
+    for row in rows:
+        if row["selection"] == "magnitude":
+            folder = tmp_path / "grid" / f"{row['method']}-magnitude-seed0"
+            assert row["architecture"] in (folder / "genotype.txt").read_text()
+    assert "2 of 2 runs have finished before" in run("methods.py", *small)
     assert json.loads(file.read_text())["rows"] == rows
 
 

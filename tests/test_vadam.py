@@ -54,10 +54,11 @@ def test_the_first_step_is_the_formula() -> None:
 
 
 def test_the_mean_tends_to_the_map_and_deviations_follow_the_curvature() -> None:
-    """Loss ``sum h (a - b)^2 / 2``, whose maximum a posteriori is ``N h b / (N h + lambda)``."""
+    """Loss ``sum h (a - b)^2 / 2``, whose maximum a posteriori is ``N h b / (N h + lambda)``; where
+    the prior is weak, ``N h^2 sigma^4 = 1``."""
     h = torch.tensor([1.0, 4.0, 0.25], dtype=torch.float64)
     b = torch.tensor([0.8, -0.5, 0.6], dtype=torch.float64)
-    size = 100
+    size = 25_000
     mu = torch.zeros(3, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     vadam = Vadam([mu], lr=0.01, data_size=size, generator=generator)
@@ -69,11 +70,12 @@ def test_the_mean_tends_to_the_map_and_deviations_follow_the_curvature() -> None
     total = torch.zeros_like(mu)
     for step in range(8000):
         vadam.step(closure)
-        if step >= 2000:
-            total += mu / 6000
+        if step >= 4000:
+            total += mu / 4000
     torch.testing.assert_close(total, size * h * b / (size * h + 1), rtol=0, atol=0.01)
     sigma = vadam.deviations()[0]
     assert sigma[1] < sigma[0] < sigma[2]
+    torch.testing.assert_close(sigma, size**-0.25 / h.sqrt(), rtol=0.05, atol=0)
 
 
 # (d) smoothing

@@ -10,6 +10,7 @@ from darts_fast.nn.nasbench201 import TinyNetwork
 from darts_fast.nn.network import Network
 from darts_fast.nn.operations import OPS
 from darts_fast.nn.partial_channels import PartialNetwork
+from darts_fast.nn.partial_nasbench201 import PartialTinyNetwork
 from darts_fast.nn.projection import Projection
 from darts_fast.nn.supernet import Supernet
 from darts_fast.spaces import Space, get_space
@@ -20,6 +21,7 @@ __all__ = [
     "MixedOp",
     "Network",
     "PartialNetwork",
+    "PartialTinyNetwork",
     "Projection",
     "Statistics",
     "Supernet",

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -191,7 +192,7 @@ class TinyNetwork(Supernet):
         return out
 
     def new(self) -> TinyNetwork:
-        other = TinyNetwork(
+        other = self._fresh(
             self._C,
             self._layerN,
             self._num_classes,
@@ -203,3 +204,7 @@ class TinyNetwork(Supernet):
         )
         self._copy_architecture_to(other)
         return other
+
+    def _fresh(self, *arguments: Any, **named: Any) -> TinyNetwork:
+        """A network of this kind, of the arguments of `TinyNetwork`."""
+        return TinyNetwork(*arguments, **named)

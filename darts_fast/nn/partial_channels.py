@@ -15,13 +15,14 @@ per node: its mixed operations of one stride are one native call with weights be
 from __future__ import annotations
 
 import functools
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
 
 from darts_fast.nn.cell import Cell
+from darts_fast.nn.edge_normalisation import EdgeNormalised
 from darts_fast.nn.fused_cell import native_plan, run_cell, run_preprocess
 from darts_fast.nn.mixed_op import MixedOp, check_weights, weighted_sum
 from darts_fast.nn.network import Network
@@ -118,44 +119,61 @@ class PartialCell(Cell):
         for some in (slice(0, 2), slice(2, None)) if self.reduction else (slice(None),):
             if edges[some]:
                 mixed = [x[:, :mixed_channels] for x in states[some]]
-                parts.append(_mixed_sum(edges[some], mixed, both[some], self.zero))
-        rest = (
-            weight * edge.bypass(x[:, mixed_channels:])
-            for weight, edge, x in zip(weights2, edges, states, strict=True)
-        )
-        joined = [functools.reduce(torch.add, parts), functools.reduce(torch.add, rest)]
+                candidates = [edge._ops for edge in edges[some]]
+                first_edge = edges[some][0]
+                parts.append(
+                    mixed_sum(
+                        first_edge, candidates, mixed, both[some], self.zero, first_edge.stride
+                    )
+                )
+        rest = [edge.bypass(x[:, mixed_channels:]) for edge, x in zip(edges, states, strict=True)]
+        joined = [functools.reduce(torch.add, parts), bypass_sum(rest, weights2)]
         return channel_shuffle(torch.cat(joined, 1), self._k)
 
 
-def _mixed_sum(
-    edges: Sequence[PartialMixedOp], inputs: Sequence[Tensor], weights: Tensor, zero: str
+def mixed_sum(
+    owner: nn.Module,
+    edges: Sequence[nn.ModuleList],
+    inputs: Sequence[Tensor],
+    weights: Tensor,
+    zero: str,
+    stride: int,
 ) -> Tensor:
-    """Sum over edges of one stride of their mixed operations, weights [edges, ops]."""
+    """Sum over edges of one stride of their mixed operations, as one native call.
+
+    Args: owner, whose plan it is: no module below the edges; edges, the candidates of each; inputs,
+    one per edge, [N, C, H, W]; weights [edges, ops]; zero, see `mixed_op`.
+    """
 
     def plan() -> CellPlan | None:
-        ends = [(i, len(edges), list(edge._ops)) for i, edge in enumerate(edges)]
+        ends = [(i, len(edges), list(candidates)) for i, candidates in enumerate(edges)]
         return plan_cell(ends, inputs=len(edges), nodes=1, multiplier=1)
 
-    # The plan is kept with the first edge, and looked at again when any of them has changed.
-    root = edges[0]._ops if len(edges) == 1 else _together(edges)
-    found = native_plan(edges[0], root, plan, inputs[0], weights)
+    root = edges[0] if len(edges) == 1 else _together(owner, edges)
+    found = native_plan(owner, root, plan, inputs[0], weights)
     if found is not None:
         return run_cell(found, inputs, weights, zero)
-    ops = [op for edge in edges for op in edge._ops]
-    repeated = [x for edge, x in zip(edges, inputs, strict=True) for _ in edge._ops]
-    return weighted_sum(ops, repeated, weights.flatten(), zero, edges[0].stride)
+    ops = [op for candidates in edges for op in candidates]
+    repeated = [x for x, candidates in zip(inputs, edges, strict=True) for _ in candidates]
+    return weighted_sum(ops, repeated, weights.flatten(), zero, stride)
 
 
-def _together(edges: Sequence[PartialMixedOp]) -> nn.ModuleList:
+def bypass_sum(maps: Sequence[Tensor], shares: Tensor) -> Tensor:
+    """Sum over edges of the channels that are not mixed, times the edge's share."""
+    terms: Iterator[Tensor] = (share * x for share, x in zip(shares, maps, strict=True))
+    return functools.reduce(torch.add, terms)
+
+
+def _together(owner: nn.Module, edges: Sequence[nn.ModuleList]) -> nn.ModuleList:
     """One module, the same for the same edges, that holds them and belongs to no network."""
-    kept = edges[0].__dict__.get("_with")
+    kept = owner.__dict__.get("_with")
     if kept is None or list(kept) != list(edges):
         kept = nn.ModuleList(edges)
-        edges[0].__dict__["_with"] = kept
+        owner.__dict__["_with"] = kept
     return cast(nn.ModuleList, kept)
 
 
-class PartialNetwork(Network):
+class PartialNetwork(EdgeNormalised, Network):
     """`Network` of `PartialCell`s with the edge parameters `betas_normal` and `betas_reduce`.
 
     Args: as `Network`; k, the share 1/k of mixed channels, which must divide C. The weights that
@@ -166,45 +184,17 @@ class PartialNetwork(Network):
         self, C: int, num_classes: int, layers: int, *arguments: Any, k: int = 4, **named: Any
     ) -> None:
         self._k = k
-        self._beta_names = {"normal": "betas_normal", "reduce": "betas_reduce"}
         super().__init__(C, num_classes, layers, *arguments, **named)
 
     def _initialize_alphas(self) -> None:
         super()._initialize_alphas()
-        for name in self._beta_names.values():
-            self._register_architecture(name, (self.space.num_edges,))
+        self._register_betas({"normal": "betas_normal", "reduce": "betas_reduce"})
 
     def _cell(self, *arguments: Any, **named: Any) -> Cell:
         return PartialCell(*arguments, k=self._k, **named)
 
     def _fresh(self, *arguments: Any, **named: Any) -> Network:
         return PartialNetwork(*arguments, k=self._k, **named)
-
-    def betas(self) -> dict[str, nn.Parameter]:
-        """The edge parameters, [edges], of each cell type."""
-        return {name: getattr(self, attribute) for name, attribute in self._beta_names.items()}
-
-    def arch_parameters(self) -> list[nn.Parameter]:
-        """Alphas [edges, ops], then betas [edges], each normal and reduce."""
-        return [*super().arch_parameters(), *self.betas().values()]
-
-    def edge_importance(self) -> dict[str, Tensor]:
-        """For each cell type the softmax of the betas over the edges into each node, [edges]; 0 for
-        edges that their node dropped.
-        """
-        found = {}
-        for name, beta in self.betas().items():
-            sizes = [len(edges) for edges in self.space.node_edges.values()]
-            shares = torch.cat([part.softmax(0) for part in beta.split(sizes)])
-            ones = torch.ones(self.space.num_edges, self.space.num_ops, device=beta.device)
-            kept = self.projection.apply(name, ones).amax(1) > 0
-            found[name] = torch.where(kept, shares, 0.0)
-        return found
-
-    def strengths(self, weights: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-        """Edge weights, each times its edge's importance."""
-        importance = self.edge_importance()
-        return {name: table * importance[name][:, None] for name, table in weights.items()}
 
     def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the first cell reads."""
@@ -219,10 +209,3 @@ class PartialNetwork(Network):
             edges = importance[name].to(s1.device)
             s0, s1 = s1, cell(s0, s1, weights[name], edges, self.drop_path_prob)
         return s1
-
-    def _architecture(self) -> dict[str, nn.Parameter]:
-        betas = {f"{name} edges": beta for name, beta in self.betas().items()}
-        return {**super()._architecture(), **betas}
-
-    def _architecture_names(self) -> list[str]:
-        return [*super()._architecture_names(), *self._beta_names.values()]

@@ -23,6 +23,8 @@ from darts_fast.search.methods.numeric import (
     central_difference,
     restored,
 )
+from darts_fast.search.methods.products import drawing
+from darts_fast.seeding import draw_seed
 
 __all__ = [
     "Blank",
@@ -83,11 +85,12 @@ def unrolled_step(loop: Loop, train: Gradients) -> tuple[float, list[Tensor]]:
     """`unrolled_gradient` of a search, one step of its optimizer ahead.
 
     Args:
-        train: the training loss of this step's batch and its gradients.
+        train: the training loss of this step's batch and its gradients. All its calls draw the same
+            random numbers, such as those of noise operations.
     """
     states = [loop.optimizer.state.get(weight, {}) for weight in loop.weights]
     return unrolled_gradient(
-        train,
+        drawing(draw_seed(), train),
         lambda leaves: loop.gradients(loop.valid, leaves),
         loop.weights,
         loop.net.arch_parameters(),

@@ -18,15 +18,10 @@ from torch import Tensor
 
 from darts_fast.search.loop import Loop
 from darts_fast.search.methods.base import Method
-from darts_fast.search.methods.implicit import (
-    CHOICES,
-    Hypergradient,
-    ImplicitConfig,
-    implicit_gradient,
-)
-from darts_fast.search.methods.products import drawing
+from darts_fast.search.methods.implicit import CHOICES, ImplicitConfig
+from darts_fast.search.methods.implicit_step import implicit_step
 
-__all__ = ["IDarts", "IDartsOptions", "implicit_step"]
+__all__ = ["IDarts", "IDartsOptions"]
 
 
 @dataclass(frozen=True)
@@ -132,19 +127,3 @@ class IDarts(Method):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self._since, self._steps, self._grown = state["since"], state["steps"], state["grown"]
-
-
-def implicit_step(loop: Loop, config: ImplicitConfig) -> Hypergradient:
-    """The implicit hypergradient at the network as it stands, on the validation batch of this step
-    and one fresh training batch."""
-    train, draws = loop.draw_train(), torch.get_rng_state()
-    return implicit_gradient(
-        drawing(draws, lambda leaves: loop.gradients(train, leaves)),
-        lambda leaves: loop.gradients(loop.valid, leaves),
-        loop.weights,
-        loop.net.arch_parameters(),
-        rate=loop.learning_rate,
-        config=config,
-        loss=drawing(draws, lambda: loop.loss(train)),
-        join=loop.join,
-    )

@@ -2,8 +2,9 @@
 """PC-DARTS (Xu et al., ICLR 2020, arXiv 1907.05737).
 
 Read: notes on the authors' repository (names, shapes, defaults); its code has no licence and was
-not copied. Written from the paper: partial channels and edge normalisation are in the supernet,
-`darts_fast.nn.partial_channels`. The authors search CIFAR-10 with batches of 256, learning rates
+not copied. Written from the paper: partial channels and edge normalisation are in the supernets of
+`darts_fast.nn.partial_channels` and, for NAS-Bench-201, which the paper does not search, of
+`darts_fast.nn.partial_nasbench201`. The authors search CIFAR-10 with batches of 256, learning rates
 0.1 to 0 for the weights and 6e-4 for the architecture, which are settings of the search here.
 """
 
@@ -15,9 +16,10 @@ from torch import Tensor
 
 from darts_fast.nn import Supernet
 from darts_fast.nn.partial_channels import PartialNetwork
+from darts_fast.nn.partial_nasbench201 import PartialTinyNetwork
 from darts_fast.search.loop import Loop
 from darts_fast.search.methods.darts import Darts, DartsOptions
-from darts_fast.spaces import Space
+from darts_fast.spaces import Space, get_space
 
 __all__ = ["PCDarts", "PCDartsOptions"]
 
@@ -57,7 +59,10 @@ class PCDarts(Darts):
         layers: int,
         options: PCDartsOptions,
     ) -> Supernet:
-        """A `PartialNetwork`. ValueError for spaces without normal and reduction cells."""
+        """A `PartialNetwork`, or on NAS-Bench-201 a `PartialTinyNetwork` (see `build_supernet`)."""
+        space = get_space(space)
+        if space.cell_types == ("cell",):
+            return PartialTinyNetwork(channels, layers, num_classes, space=space, k=options.partial)
         return PartialNetwork(channels, num_classes, layers, space=space, k=options.partial)
 
     def gradient(self, loop: Loop) -> tuple[float, list[Tensor]] | None:

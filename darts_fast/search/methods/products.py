@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from darts_fast.search.methods.numeric import Gradients, central_difference
+from darts_fast.seeding import seeded
 
 __all__ = ["InnerDerivatives", "dot", "drawing"]
 
@@ -27,17 +28,18 @@ def dot(one: Sequence[Tensor], other: Sequence[Tensor]) -> float:
     return float(torch.stack(products).sum())
 
 
-def drawing(state: Tensor, function: Callable[_P, _R]) -> Callable[_P, _R]:
-    """`function`, every call of which draws what torch's generator has in `state`, and leaves the
-    generator where it is.
+def drawing(seed: int, function: Callable[_P, _R]) -> Callable[_P, _R]:
+    """`function`, every call of which draws the same random numbers, and leaves torch's generators
+    where they are.
 
     The two ends of a difference must differ in the weights alone, not in the noise of a noise
     operation.
+
+    Args: seed, such as one of `darts_fast.seeding.draw_seed`.
     """
 
     def repeated(*args: _P.args, **kwargs: _P.kwargs) -> _R:
-        with torch.random.fork_rng(devices=[]):
-            torch.set_rng_state(state)
+        with seeded(seed):
             return function(*args, **kwargs)
 
     return repeated

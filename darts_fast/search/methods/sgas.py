@@ -21,8 +21,8 @@ from torch import Tensor
 from darts_fast.nn import Supernet, build_supernet
 from darts_fast.search.loop import Loop
 from darts_fast.search.methods.darts import Darts, DartsOptions
+from darts_fast.search.methods.most_missed import most_missed_operation
 from darts_fast.search.methods.sgas_scores import Scores
-from darts_fast.selection.scoring import Question, full_pass
 from darts_fast.spaces import Space
 
 __all__ = ["SGAS", "SGASOptions"]
@@ -118,7 +118,7 @@ class SGAS(Darts):
     def _decide(self, loop: Loop, cell_type: str, edge: int, op: int) -> None:
         projection = self.net.projection
         if self.options.op_choice == "perturbation":
-            op = self._strongest(loop, cell_type, edge)
+            op = most_missed_operation(loop, cell_type, edge)
         projection.project_op(cell_type, edge, op)
         name = self.net.space.primitives[cell_type][edge][op]
         loop.log(f"{cell_type} edge {edge} decided: {name}")
@@ -127,28 +127,6 @@ class SGAS(Darts):
             kept = [other for other in into if projection.decided_op(cell_type, other) is not None]
             if len(kept) == KEPT_INPUTS:
                 projection.project_edges(cell_type, node, kept)
-
-    def _strongest(self, loop: Loop, cell_type: str, edge: int) -> int:
-        """The operation other than ``none`` whose removal costs most accuracy; ties: the first."""
-        names = self.net.space.primitives[cell_type][edge]
-        weights = {name: table.detach() for name, table in self.net.edge_weights().items()}
-        real = [op for op, name in enumerate(names) if name != "none"]
-        tables = []
-        for op in real:
-            table = weights[cell_type].clone()
-            table[edge, op] = 0
-            tables.append({**weights, cell_type: table})
-        question = Question("acc", True, f"{cell_type} edge {edge}")
-        verdict = full_pass(
-            self.net,
-            loop.valid_pool(),
-            tables,
-            question,
-            seed=self.config.seed,
-            between=None,
-            world=loop.world,
-        )
-        return real[verdict.best]
 
     def state_dict(self) -> dict[str, Any]:
         return {"decisions": self.decisions, "history": self._history}
