@@ -64,6 +64,7 @@ CORRECT = {
     "votes": weighted([1] * 96),
     "sum_of_threads": sum(INPUT[:96]),
     "sum_of_blocks": sum(INPUT[:96]),
+    "last_block": sum(INPUT[:96]) + sum((97 + i) * value for i, value in enumerate(INPUT[:96])),
     "written": weighted(INPUT[:96]),
     "copy": weighted(INPUT),
 }
@@ -92,6 +93,9 @@ FOUND_BY = {
     "unsynchronised_sum": ("sum_of_threads", {Build.THREAD}),
     "blocks_that_write": ("sum_of_blocks", {Build.COUNT}),
     "block_that_reads": (None, {Build.COUNT}),
+    "no_fence_before": ("last_block", {Build.COUNT}),
+    "no_fence_behind": ("last_block", {Build.COUNT}),
+    "no_barrier_before": ("last_block", {Build.COUNT}),
     "barrier_after_return": ("barrier", SYNCHRONISATION),
     "barrier_at_two_lines": ("barrier", SYNCHRONISATION),
     "absent_lanes": ("shuffle", SYNCHRONISATION),
