@@ -59,8 +59,8 @@ from darts_fast._ops import _mixed_cell
 from darts_fast.backend import use_bf16_maps
 
 # Launches of a cell of 4 nodes.
-FORWARD, FORWARD_RUNNING = 21, 14
-BACKWARD, BACKWARD_ALPHAS = 27, 21
+FORWARD, FORWARD_RUNNING = 13, 14
+BACKWARD, BACKWARD_ALPHAS = 23, 18
 
 pytestmark = MARKS
 
