@@ -13,7 +13,7 @@
 // optimisation, and the kernels' source knows nothing of it. An access to a stack is a register or
 // a parameter on hardware and does not count. An explicit memcpy is not seen.
 //
-// Per kernel, and for reads and writes of global memory each:
+// Per launch, and for reads and writes of global memory each:
 //  - requested: what threads ask for, before anything is shared or cached;
 //  - sectors: 32 bytes for each sector that a block touches, once per block: what the second-level
 //    cache must give if a block never fetches twice. Halos of neighbours count in each block;
@@ -23,7 +23,7 @@
 
 #include <algorithm>
 #include <cstdint>
-#include <map>
+#include <deque>
 #include <memory>
 #include <sstream>
 #include <string>
@@ -69,7 +69,7 @@ struct Seen {
 };
 
 struct Counts {
-  int64_t launches = 0, blocks = 0, threads = 0;
+  int64_t blocks = 0, threads = 0;
   Way read, written;
   int64_t shared_read = 0, shared_written = 0;
 };
@@ -79,11 +79,9 @@ class Traffic final : public Observer {
   Traffic() { observer() = this; }
 
   void launch(const std::string& kernel, int64_t blocks, int threads) override {
-    Counts& counts = kernels_[kernel];
-    ++counts.launches;
-    counts.blocks += blocks;
-    counts.threads += blocks * threads;
-    current_ = &counts;
+    current_ = &launches_.emplace_back(kernel, Counts()).second;
+    current_->blocks = blocks;
+    current_->threads = blocks * threads;
     kernel_ = kernel;
     first_ = segment_ + 1;
     released_.clear();
@@ -151,8 +149,8 @@ class Traffic final : public Observer {
 
   std::string report() const {
     std::ostringstream out;
-    for (const auto& [name, c] : kernels_) {
-      out << name << '\t' << c.launches << '\t' << c.blocks << '\t' << c.threads;
+    for (const auto& [name, c] : launches_) {
+      out << name << '\t' << c.blocks << '\t' << c.threads;
       for (const Way* way : {&c.read, &c.written}) {
         out << '\t' << way->requested << '\t' << way->sectors << '\t' << way->distinct;
       }
@@ -161,7 +159,7 @@ class Traffic final : public Observer {
     return out.str();
   }
 
-  void reset() { kernels_.clear(); }
+  void reset() { launches_.clear(); }
 
  private:
   bool of_this_launch(uint32_t segment) const { return (segment & ~kMany) >= first_; }
@@ -202,7 +200,7 @@ class Traffic final : public Observer {
     conflict_ = what.str();
   }
 
-  std::map<std::string, Counts> kernels_;
+  std::deque<std::pair<std::string, Counts>> launches_;  // of which one in work stays in place
   Counts* current_ = nullptr;
   std::string kernel_, conflict_;
   uint32_t segment_ = 0;
@@ -220,7 +218,7 @@ Traffic traffic;
 }  // namespace
 }  // namespace simt
 
-// One line per kernel: name, launches, blocks, threads; requested, sectors, distinct of reads, then
+// One line per launch: name, blocks, threads; requested, sectors, distinct of reads, then
 // of writes; shared bytes read, written. Valid until the next call.
 extern "C" const char* simt_counts() {
   static std::string text;
