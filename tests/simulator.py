@@ -8,6 +8,7 @@ tensors in host memory by naming that key. Only torch's guard and stream are rep
 from __future__ import annotations
 
 import ctypes
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from enum import IntEnum
@@ -43,10 +44,10 @@ class Way:
 
 
 @dataclass(frozen=True)
-class KernelCounts:
-    """What one kernel did, over all of its launches."""
+class LaunchCounts:
+    """What one launch did."""
 
-    launches: int
+    kernel: str
     blocks: int
     threads: int
     read: Way
@@ -94,6 +95,7 @@ class Simulated:
         if build is Build.COUNT:
             self._library.simt_counts.restype = ctypes.c_char_p
         self._key = torch._C.DispatchKeySet(torch._C.DispatchKey.CUDA)
+        self.by_op: Counter[str] = Counter()  # launches; whoever reads them clears them first
 
     def set_order(self, order: Order, seed: int = 0) -> None:
         """Orders threads and blocks of all launches from now on."""
@@ -104,14 +106,14 @@ class Simulated:
         count: int = self._library.simt_launches()
         return count
 
-    def counts(self) -> dict[str, KernelCounts]:
-        """By kernel, since the last `reset_counts`; in a build that counts."""
-        found = {}
+    def counts(self) -> list[LaunchCounts]:
+        """The launches since the last `reset_counts`, in a build that counts."""
+        found = []
         for line in self._library.simt_counts().decode().splitlines():
             name, *fields = line.split("\t")
             numbers = [int(field) for field in fields]
-            ways = Way(*numbers[3:6]), Way(*numbers[6:9])
-            found[name] = KernelCounts(*numbers[:3], *ways, *numbers[9:])
+            ways = Way(*numbers[2:5]), Way(*numbers[5:8])
+            found.append(LaunchCounts(name, *numbers[:2], *ways, *numbers[8:]))
         return found
 
     def reset_counts(self) -> None:
@@ -119,7 +121,10 @@ class Simulated:
 
     def call(self, op: Any, *arguments: Any) -> Any:
         """The CUDA kernel of an op, as `_ops.node_sum`."""
-        return op.redispatch(self._key, *arguments)
+        before = self.launches()
+        result = op.redispatch(self._key, *arguments)
+        self.by_op[op._schema.name.partition("::")[2]] += self.launches() - before
+        return result
 
 
 class Simulator(Simulated):

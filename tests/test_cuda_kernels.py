@@ -17,6 +17,7 @@ sys.path.insert(0, str(ROOT / "bench" / "cuda"))
 import build_check
 import compiled
 import kernels
+import launches
 import roofline
 import sass
 import toolkit
@@ -142,7 +143,7 @@ def test_occupancy(architecture, threads, registers, shared, blocks, share, limi
 
 
 RECORDED = {"registers": 40, "shared": 0, "blocks_per_multiprocessor": 6, "load_bits": 128}
-RECORDED |= {"store_bits": 128, "instructions": 100}
+RECORDED |= {"store_bits": 128, "instructions": 100, "doubles": 2}
 
 
 @pytest.mark.parametrize(
@@ -150,6 +151,7 @@ RECORDED |= {"store_bits": 128, "instructions": 100}
     [
         ({"registers": 41}, "k, sm_80: registers 41, recorded 40"),
         ({"shared": 16}, "k, sm_80: shared 16, recorded 0"),
+        ({"doubles": 3}, "k, sm_80: doubles 3, recorded 2"),
         ({"blocks_per_multiprocessor": 5}, "k, sm_80: blocks_per_multiprocessor 5, recorded 6"),
         ({"load_bits": 64}, "k, sm_80: load_bits 64, recorded 128"),
         ({"instructions": 106}, "k, sm_80: instructions 106, recorded 100"),
@@ -183,6 +185,15 @@ def test_recorded_bytes_keep_to_the_target():
     assert len(rows) >= 4
     assert all(1 <= row["of_minimum"] <= traffic.TARGET for row in rows)
     assert traffic.table(record["results"]) in path.with_suffix(".md").read_text()
+
+
+def test_recorded_launches_keep_to_the_target():
+    record = json.loads(launches.RECORD.read_text())
+    assert launches.RECORD.with_suffix(".md").read_text() == launches.page(record)
+    cells = [launches.Launches(**row) for row in record["cells"]]
+    assert len(cells) == 13
+    assert all(sum(cell.own.values()) > 0 for cell in cells)
+    assert all(cell.operations <= launches.TARGET for cell in cells)
 
 
 @nvcc

@@ -8,6 +8,8 @@ what only the CUDA half has: orders of threads, launches, wide and unaligned cel
 
 from __future__ import annotations
 
+import json
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -20,6 +22,7 @@ from cell_cases import (
     make_case,
     op_arguments,
 )
+from simt_build import ROOT
 from simulated_cell import MARKS, SimulatedCell, backend
 from simulator import Order
 from test_mixed_cell import (
@@ -58,9 +61,13 @@ from darts_fast import _ops
 from darts_fast._ops import _mixed_cell
 from darts_fast.backend import use_bf16_maps
 
+sys.path.insert(0, str(ROOT / "bench" / "cuda"))
+
+import launches
+
 # Launches of a cell of 4 nodes.
-FORWARD, FORWARD_RUNNING = 21, 14
-BACKWARD, BACKWARD_ALPHAS = 27, 21
+FORWARD, FORWARD_RUNNING = 13, 14
+BACKWARD, BACKWARD_ALPHAS = 23, 18
 
 pytestmark = MARKS
 
@@ -141,6 +148,16 @@ def test_launches_of_a_cell_of_darts(backend, norm, forward):
     out = case.run().output
     everything = lambda: torch.autograd.grad(out.sum(), case.leaves)  # noqa: E731
     assert launches_of(backend, everything) == BACKWARD
+
+
+@pytest.mark.parametrize("cell_type", ["normal", "reduce"])
+def test_launches_of_the_cells_of_s5(backend, cell_type):
+    step = launches.cell_step("s5", cell_type)
+    backend.by_op.clear()
+    step()
+    assert sum(backend.by_op[op] for op in launches.CELL_OPS) <= launches.TARGET
+    record = {row["name"]: row["own"] for row in json.loads(launches.RECORD.read_text())["cells"]}
+    assert dict(backend.by_op) == record[f"{cell_type} of s5"]
 
 
 def test_launches_of_an_architecture_step(backend):

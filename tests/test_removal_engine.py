@@ -59,7 +59,7 @@ def chunks_of(monkeypatch: pytest.MonkeyPatch) -> Callable[[int], None]:
     """Makes every chunk hold so many tables."""
 
     def set_size(size: int) -> None:
-        monkeypatch.setattr(together, "groups_that_fit", lambda needs, budget: size)
+        monkeypatch.setattr(together, "groups_that_fit", lambda *_: size)
 
     return set_size
 

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 from removal_cases import small_batches, small_net, without
 
 from darts_fast.selection.engine import MaskedEvaluation, memory, together
@@ -64,7 +65,7 @@ def test_the_default_is_a_part_of_what_is_available(
 ) -> None:
     assert memory.available_memory() > 2**20
     monkeypatch.setattr(memory, "available_memory", lambda: available)
-    assert memory.default_memory() == expected
+    assert memory.default_memory(torch.device("cpu")) == expected
 
 
 def test_the_default_never_refuses(monkeypatch: pytest.MonkeyPatch) -> None:

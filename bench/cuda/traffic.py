@@ -13,44 +13,24 @@ from __future__ import annotations
 
 import argparse
 import json
-import re
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
+from cell_traffic import cell_cases
 from toolkit import ROOT
+from traffic_case import Case, Sweep
 
 sys.path.insert(0, str(ROOT / "tests"))
 
 from simt_build import Build
-from simulator import KernelCounts, Simulated, Simulator
+from simulator import LaunchCounts, Simulated, Simulator
 
 TARGET = 1.3  # times the minimum
-
-
-@dataclass(frozen=True)
-class Sweep:
-    """A part of a case: its kernels, by the beginnings of their names, and what it must move."""
-
-    name: str
-    kernels: tuple[str, ...]
-    minimum: int
-    """Bytes, each map that the sweep needs once."""
-
-
-@dataclass(frozen=True)
-class Case:
-    """One call whose kernels are counted."""
-
-    name: str
-    family: str
-    make: Callable[[Path], Simulated]
-    call: Callable[[Simulated], object]
-    sweeps: tuple[Sweep, ...]
 
 
 def node_sum_cases(batch: int) -> list[Case]:
@@ -99,10 +79,10 @@ def node_sum_cases(batch: int) -> list[Case]:
     ]
 
 
-def add(counts: Sequence[KernelCounts]) -> dict[str, int]:
+def add(counts: Sequence[LaunchCounts]) -> dict[str, int]:
     """Bytes read and written together, and launches."""
     return {
-        "launches": sum(c.launches for c in counts),
+        "launches": len(counts),
         "requested": sum(c.read.requested + c.written.requested for c in counts),
         "sectors": sum(c.read.sectors + c.written.sectors for c in counts),
         "distinct": sum(c.read.distinct + c.written.distinct for c in counts),
@@ -117,14 +97,20 @@ def measure(case: Case, simulated: Simulated) -> dict[str, Any]:
     """
     simulated.reset_counts()
     case.call(simulated)
-    counts = simulated.counts()
-    rows: dict[str, list[KernelCounts]] = {sweep.name: [] for sweep in case.sweeps}
-    for kernel, count in counts.items():
-        base = re.split("<", kernel)[0]
-        sweeps = [sweep.name for sweep in case.sweeps if base.startswith(sweep.kernels)]
+    rows: dict[str, list[LaunchCounts]] = {sweep.name: [] for sweep in case.sweeps}
+    seen: Counter[str] = Counter()
+    for launch in simulated.counts():
+        base = launch.kernel.partition("<")[0]
+        names = (base, f"{base}/{seen[base] % 2}")
+        seen[base] += 1
+        sweeps = [
+            sweep.name
+            for sweep in case.sweeps
+            if any(name == kernel for kernel in sweep.kernels for name in names)
+        ]
         if len(sweeps) != 1:
-            raise ValueError(f"{case.name}: kernel {kernel} must be in one sweep, got {sweeps}")
-        rows[sweeps[0]].append(count)
+            raise ValueError(f"{case.name}: kernel {base} must be in one sweep, got {sweeps}")
+        rows[sweeps[0]].append(launch)
     found = []
     for sweep in case.sweeps:
         row = {"sweep": sweep.name, "minimum": sweep.minimum, **add(rows[sweep.name])}
@@ -166,11 +152,13 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=8)
+    parser.add_argument("--cell_batch", type=int, default=2)
     parser.add_argument("--json", type=Path, default=ROOT / "bench/results/cuda-traffic.json")
     given = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        results = run(node_sum_cases(given.batch), Path(folder))
+        cases = node_sum_cases(given.batch) + cell_cases(given.cell_batch)
+        results = run(cases, Path(folder))
     given.json.write_text(json.dumps({"target": TARGET, "results": results}, indent=1) + "\n")
     given.json.with_suffix(".md").write_text("# Bytes moved\n\n" + table(results))
     print(table(results), end="")

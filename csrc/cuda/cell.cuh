@@ -42,6 +42,11 @@ struct NormRow {
   int16_t inner;  // the first of a chain's two
 };
 
+// Entries of `lists` that one launch, or one item, works through.
+struct ListRange {
+  int at = 0, count = 0;
+};
+
 // Flags of an item in a group.
 constexpr uint8_t kRuns = 1;
 constexpr uint8_t kWantsMoments = 2;
@@ -52,15 +57,16 @@ struct CellTables {
   const BlockRow* blocks;
   const PoolRow* pools;
   const NormRow* norms;
-  const double* eps;         // [B]
-  const uint8_t* active;     // [G, K]
-  const uint8_t* flags;      // [G, blocks + pools]
-  const int16_t* lists;      // what launches work through
-  const int16_t* node_maps;  // [nodes]
-  const T* const* states;    // [S]
-  const T* const* first;     // [blocks]
-  const T* const* second;    // [blocks]
-  const T* const* gamma;     // [B]; null: no norm has one. So are the next three.
+  const double* eps;            // [B]
+  const uint8_t* active;        // [G, K]
+  const uint8_t* flags;         // [G, blocks + pools]
+  const int16_t* lists;         // what launches work through, and
+  const ListRange* item_norms;  // [blocks + pools] the norms that normalise an item's map
+  const int16_t* node_maps;     // [nodes]
+  const T* const* states;       // [S]
+  const T* const* first;        // [blocks]
+  const T* const* second;       // [blocks]
+  const T* const* gamma;        // [B]; null: no norm has one. So are the next three.
   const T* const* beta;
   const T* const* running_mean;
   const T* const* running_var;
@@ -84,11 +90,12 @@ struct Cell {
   const T* weights;  // [G, K]; null for ones
   T* maps;
   M* raw;
-  T* mean;     // [G, B, C]
-  T* var;      // [G, B, C]
-  T* scale;    // [G, B, C]: gamma / sigma
-  T* partial;  // see the kernels that write it
-  T* output;   // [G * N, H', W', multiplier * C]
+  T* mean;             // [G, B, C]
+  T* var;              // [G, B, C]
+  T* scale;            // [G, B, C]: gamma / sigma
+  T* partial;          // see the kernels that write it
+  uint32_t* counters;  // of blocks that arrived, 0 at first; see the kernels that count
+  T* output;           // [G * N, H', W', multiplier * C]
   // backward
   const T* grad_output;
   T* grad_nodes;  // [nodes] slots
@@ -112,16 +119,17 @@ constexpr int kTableWords = 2046;
 #endif
 using TableWord = Vec<uint64_t, 2>;
 
+// Its words, and zeros behind them: counters.
 struct TablePart {
   TableWord words[kTableWords];
   TableWord* to;
-  int count;
+  int count, zeros;
 };
 static_assert(sizeof(TablePart) <= 32764, "the limit of kernel parameters");
 
 __global__ __launch_bounds__(kThreads) void cell_table(const __grid_constant__ TablePart part) {
-  for (int i = static_cast<int>(threadIdx.x); i < part.count; i += kThreads) {
-    part.to[i] = part.words[i];
+  for (int i = static_cast<int>(threadIdx.x); i < part.count + part.zeros; i += kThreads) {
+    part.to[i] = i < part.count ? part.words[i] : TableWord{};
   }
 }
 

@@ -18,8 +18,7 @@ struct NodeGradients {
   bool unread = false;        // no op reads the node
   bool has_products = false;  // made by the launch of the node behind it
   ListRange entering;
-  ListRange chains;  // whose gradient between the blocks is wanted; first those that run
-  int running_chains = 0;
+  ListRange chains;              // of whose first norm a gradient, or what is behind it, is wanted
   ListRange second, first;       // blocks whose dL/dy is multiplied
   ListRange weights;             // blocks whose weights' gradients are wanted
   std::vector<Sources> sources;  // one launch each
@@ -52,10 +51,13 @@ BackwardPlan<T, M> backward_plan(CellTablesBuilder<T, M>& builder,
     const int64_t state = s.inputs + node;
     n.unread = !reached[state];
     const std::vector<int64_t> entering = builder.ops_of(p.plan.entering, state);
-    std::vector<int64_t> chains, idle_chains, second, first, weights;
+    std::vector<int64_t> chains, second, first, weights;
+    int16_t inner = 0;
     for (const int64_t k : entering) {
       const CellOp& op = builder.op(k);
-      if (op.inner_map >= 0 && !builder.runs(k)) idle_chains.push_back(k);
+      // Of an idle chain they are zeros.
+      const bool wants_inner_norm = op.inner_map >= 0 && wants_norm(op.norm - 1);
+      if (wants_inner_norm && !builder.runs(k)) chains.push_back(k);
       if (op.block < 0 || !builder.runs(k)) continue;
       const bool wants_state = op.source >= s.inputs || p.grad_states[op.source] != nullptr;
       const bool separable = p.plan.blocks[op.block].kind == ConvKind::kSeparable;
@@ -64,10 +66,9 @@ BackwardPlan<T, M> backward_plan(CellTablesBuilder<T, M>& builder,
       if (wants_first) weights.push_back(op.block);
       if (op.inner_map < 0) continue;
       const bool wants_second = wants_weights(op.block + 1);
-      const bool wants_inner = wants_state || wants_first || wants_norm(op.norm - 1);
+      const bool wants_inner = wants_state || wants_first || wants_inner_norm;
       if (wants_inner) {
-        const int16_t place = static_cast<int16_t>(chains.size());
-        builder.blocks[op.block].inner = builder.blocks[op.block + 1].inner = place;
+        builder.blocks[op.block].inner = builder.blocks[op.block + 1].inner = inner++;
         chains.push_back(k);
       }
       if (wants_inner || wants_second) second.push_back(op.block + 1);
@@ -78,11 +79,9 @@ BackwardPlan<T, M> backward_plan(CellTablesBuilder<T, M>& builder,
       for (const int64_t b : *blocks) builder.blocks[b].rows = place++;
     }
     most(plan.most_rows, place);
-    most(plan.most_chains, static_cast<int64_t>(chains.size()));
+    most(plan.most_chains, inner);
     most(plan.most_partial, 1 + static_cast<int64_t>(entering.size()));
     most(plan.most_partial, 2 * static_cast<int64_t>(chains.size()));
-    n.running_chains = static_cast<int>(chains.size());
-    chains.insert(chains.end(), idle_chains.begin(), idle_chains.end());
     n.entering = builder.lists.add(entering);
     n.chains = builder.lists.add(chains);
     n.second = builder.lists.add(second);
@@ -166,14 +165,12 @@ class BackwardLaunches {
              dim3(sweep.x, sweep.y, grid_size(ceil_divide(n.entering.count, kTermsPerBlock))),
              kThreads, stream_, c_, n.entering.at, n.entering.count, node, n.unread);
     }
-    grad_norms(n.entering, false, {1 + n.entering.count, 0, 0, 1, 1}, tiles);
+    launch("cell_grad_norms", cell_grad_norms<T, M>, n.entering.count, kThreads, stream_, c_,
+           n.entering.at, tiles);
     rows(n.second, positions_);
-    if (n.running_chains > 0) {
-      launch("cell_grad_inner", cell_grad_inner<T, M, V>, dim3(sweep.x, sweep.y, n.running_chains),
-             kThreads, stream_, c_, n.chains.at);
-    }
     if (n.chains.count > 0) {
-      grad_norms(n.chains, true, {2 * n.running_chains, 0, 2, 1, 2}, tiles);
+      launch("cell_grad_inner", cell_grad_inner<T, M, V>, dim3(sweep.x, sweep.y, n.chains.count),
+             kThreads, stream_, c_, n.chains.at);
     }
     const int64_t input_positions = c_.images * c_.height * c_.width;
     rows(n.first, input_positions > positions_ ? input_positions : positions_);
@@ -190,11 +187,6 @@ class BackwardLaunches {
   }
 
  private:
-  void grad_norms(const ListRange& ops, bool inner, const SumSlots& slots, int64_t tiles) const {
-    launch("cell_grad_norms", cell_grad_norms<T, M>, ops.count, kThreads, stream_, c_, ops.at,
-           inner, slots, tiles);
-  }
-
   void rows(const ListRange& blocks, int64_t most_positions) const {
     if (blocks.count == 0) return;
     const Micro in(c_.in_channels), own(c_.channels);
@@ -268,7 +260,7 @@ void launch_cell(const CudaCellBackward<T, M>& p, const Allocate& allocate, cuda
   cell.partial_weights_row = ceil_divide(limits.row, 16) * 16;
   const int64_t norm_values = s.groups * s.norms * s.channels;
   const auto place = [&](ScratchArrays& arrays) {
-    char* table = arrays.take<char>(builder.size(grads));
+    char* table = builder.take(arrays, s.blocks * Strip(cell.channels, 1).chunks, grads);
     cell.scale = arrays.take<T>(norm_values);
     cell.grad_scale = arrays.take<T>(norm_values);
     cell.grad_mean = arrays.take<T>(norm_values);

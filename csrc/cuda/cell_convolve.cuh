@@ -7,9 +7,12 @@
 // positions of a group, whatever images and rows they lie in, so every size of image fills it.
 //
 // Bytes: a map is written once. A state is read by all items of its level, which run side by side;
-// see cell_input.cuh. partial is [blocks + pools, G, tiles, 3, C] as in node_sum_statistics.
+// see cell_input.cuh. partial is [blocks + pools, G, tiles, 3, C] as in node_sum_statistics; the
+// last block of an item, group and chunk of channels to come merges it. counters are [blocks +
+// pools, G, chunks].
 #pragma once
 
+#include "cuda/cell_norms.cuh"
 #include "cuda/cell_pool.cuh"
 #include "cuda/cell_product.cuh"
 
@@ -24,13 +27,6 @@ union ConvolveShared {
     Vec<T, kMicro> moments[2][kThreads];
   } sums;
 };
-
-template <typename T, typename M>
-__device__ __forceinline__ T* partial_of(const Cell<T, M>& c, int item, int group, int64_t tiles,
-                                         int64_t tile) {
-  return c.partial +
-         ((static_cast<int64_t>(item) * c.groups + group) * tiles + tile) * 3 * c.channels;
-}
 
 // A tile's outputs as sums in the accumulator.
 template <typename T, typename M, int V>
@@ -156,6 +152,10 @@ __global__ __launch_bounds__(kThreads,
   if ((flags & kWantsMoments) == 0) return;
   tile_statistics(c, micro, place, tile.count, first_output, sum, s,
                   partial_of(c, item, group, gridDim.x, blockIdx.x));
+  const int64_t row = static_cast<int64_t>(item) * c.groups * micro.chunks + blockIdx.y;
+  if (!arrives_last(c.counters + row, gridDim.x)) return;
+  merge_norms(c, item, group, first_output, least(c.channels - first_output, kWidth),
+              micro.positions());
 }
 
 }  // namespace

@@ -2,7 +2,7 @@
 // The element-wise half of a cell's backward: what the ops that enter a node give to the gradients
 // of their sources, that behind a chain's first norm, and the reductions of the norms.
 //
-// Every gradient is gathered by its own thread: no atomics, one order of every sum. Nodes are gone
+// Every gradient is gathered by its own thread: one order of every sum. Nodes are gone
 // through last to first, and the ops that enter a node add to their sources' gradients in one
 // launch. Depthwise convolutions are transposed here, over what cell_grad_rows wrote: windows of it
 // overlap between blocks without a halo in shared memory, for any dilation. Bytes: per convolution
@@ -10,6 +10,7 @@
 // gradient of a source read and written once per node that reads it.
 #pragma once
 
+#include "cuda/cell_norms.cuh"
 #include "cuda/cell_pool.cuh"
 #include "cuda/cell_product.cuh"
 #include "cuda/cell_products.cuh"
@@ -175,19 +176,12 @@ __device__ __forceinline__ void grad_state(const Cell<T, M>& c, const Sources& s
   }
 }
 
-// The gradient behind the first norm of chains, where their second blocks begin, with the sums of
-// it and of it times (y - mean): partial is [G, tiles, 2 * chains, C].
-// grid = (tiles, groups * chunks of channels, chains).
+// The gradient behind a chain's first norm at a tile, where its second block begins; shared has the
+// sums of it and of it times (y - mean). All threads of the block.
 template <typename T, typename M, int V>
-__global__ __launch_bounds__(kThreads) void cell_grad_inner(const __grid_constant__ Cell<T, M> c,
-                                                            int list) {
-  __shared__ Vec<T, V> shared[2][kThreads];
-  const int chain = static_cast<int>(blockIdx.z);
-  const OpRow& op = c.table.ops[c.table.lists[list + chain]];
+__device__ __forceinline__ void inner_tile(const Cell<T, M>& c, int block, const StripPlace<V>& at,
+                                           Vec<T, V> (&shared)[2][kThreads]) {
   const Plane plane = node_plane(c);
-  const StripPlace<V> at(c.channels, c.images * plane.size());
-  if (!op_runs(c, at.group, c.table.lists[list + chain])) return;
-  const int block = op.block + 1;
   const BlockInput<T, M> in = block_input(c, block, at.group);
   T* out =
       c.grad_inner + c.table.blocks[block].inner * c.slot + at.group * c.images * node_image(c);
@@ -211,11 +205,38 @@ __global__ __launch_bounds__(kThreads) void cell_grad_inner(const __grid_constan
     store_narrow<V>(out + element, grad);
   }
   sum_rows(sums, shared, at.strip.columns, at.strip.rows);
-  const int64_t slots = 2 * gridDim.z;
-  T* partial =
-      c.partial +
-      ((at.group * static_cast<int64_t>(gridDim.x) + blockIdx.x) * slots + 2 * chain) * c.channels;
-  store_sums<T, V, 2>(shared, at, c.channels, 0, 2, partial);
+}
+
+// For every chain of the list, some of which may be idle: the gradient behind its first norm, and
+// what passes that norm, by the last of its blocks. partial is [G, tiles, 2 * chains, C], counters
+// [blocks, chunks]. grid = (tiles, groups * chunks of channels, chains).
+template <typename T, typename M, int V>
+__global__ __launch_bounds__(kThreads) void cell_grad_inner(const __grid_constant__ Cell<T, M> c,
+                                                            int list) {
+  __shared__ Vec<T, V> shared[2][kThreads];
+  const int chain = static_cast<int>(blockIdx.z);
+  const int k = c.table.lists[list + chain];
+  const OpRow& op = c.table.ops[k];
+  const StripPlace<V> at(c.channels, c.images * node_plane(c).size());
+  const int64_t slots = 2 * gridDim.z, tiles = gridDim.x;
+  if (op_runs(c, at.group, k)) {
+    inner_tile(c, op.block + 1, at, shared);
+    T* partial = c.partial + ((at.group * tiles + blockIdx.x) * slots + 2 * chain) * c.channels;
+    store_sums<T, V, 2>(shared, at, c.channels, 0, 2, partial);
+  }
+  const int chunk = static_cast<int>(blockIdx.y) - at.group * at.strip.chunks;
+  if (!arrives_last(c.counters + op.block * at.strip.chunks + chunk, gridDim.x * c.groups)) return;
+  const int width = at.strip.columns * V;
+  const int end = least(c.channels, (chunk + 1) * width);
+  for (int ch = chunk * width + static_cast<int>(threadIdx.x) / kWarp; ch < end; ch += kNormWarps) {
+    for (int group = 0; group < c.groups; ++group) {
+      Sums sums = {0, 0};
+      if (op_runs(c, group, k)) {
+        sums = sum_tiles(c, slots, 2 * chain, 2 * chain + 1, group, tiles, ch);
+      }
+      if (threadIdx.x % kWarp == 0) norm_gradients(c, k, op.norm - 1, 1.0, group, ch, sums);
+    }
+  }
 }
 
 }  // namespace

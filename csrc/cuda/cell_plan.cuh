@@ -3,6 +3,7 @@
 // through. Shared by forward and backward.
 #pragma once
 
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <type_traits>
@@ -31,13 +32,14 @@ class TableBytes {
 
   size_t size() const { return bytes_.size(); }
 
-  // Enqueues what puts them at `to`.
-  void upload(void* to, cudaStream_t stream) const {
+  // Enqueues what puts them at `to`, and so many words of zeros behind them.
+  void upload(void* to, int zeros, cudaStream_t stream) const {
     const int words = static_cast<int>(bytes_.size() / sizeof(TableWord));
     for (int from = 0; from < words; from += kTableWords) {
       TablePart part;
       part.to = static_cast<TableWord*>(to) + from;
       part.count = words - from < kTableWords ? words - from : kTableWords;
+      part.zeros = from + part.count == words ? zeros : 0;
       std::memcpy(part.words, bytes_.data() + from * sizeof(TableWord),
                   part.count * sizeof(TableWord));
       launch("cell_table", cell_table, 1, kThreads, stream, part);
@@ -46,11 +48,6 @@ class TableBytes {
 
  private:
   std::vector<unsigned char> bytes_;
-};
-
-// Entries of `lists` that one launch works through.
-struct ListRange {
-  int at = 0, count = 0;
 };
 
 class Lists {
@@ -123,18 +120,39 @@ class CellTablesBuilder {
   const CellShape& shape() const { return s_; }
   const CellOp& op(int64_t k) const { return p_.plan.ops[k]; }
 
-  // Everything that both directions have; `extra` adds what one of them has.
-  template <typename Extra>
-  void upload(void* to, cudaStream_t stream, Extra extra) {
-    TableBytes bytes;
-    place_tables(bytes, reinterpret_cast<uintptr_t>(to), extra);
-    bytes.upload(to, stream);
+  // Norms whose statistics no tiles give in some group: they are given, or their op is idle there.
+  std::vector<int64_t> given_norms() const {
+    std::vector<int64_t> given;
+    for (int64_t b = 0; b < s_.norms; ++b) {
+      bool merged = norms_[b].kind == static_cast<int16_t>(Norm::kBatch);
+      for (int64_t g = 0; g < s_.groups; ++g) {
+        merged = merged && active_[g * s_.ops + norms_[b].op] != 0;
+      }
+      if (!merged) given.push_back(b);
+    }
+    return given;
   }
+  bool wants_moments() const {
+    return std::any_of(flags_.begin(), flags_.end(),
+                       [](uint8_t flags) { return (flags & kWantsMoments) != 0; });
+  }
+
+  // Room for everything that both directions have, for what `extra` adds, and for counters.
   template <typename Extra>
-  size_t size(Extra extra) {
+  char* take(ScratchArrays& arrays, int64_t counters, Extra extra) {
     TableBytes bytes;
     place_tables(bytes, 0, extra);
-    return bytes.size();
+    char* table = arrays.take<char>(static_cast<int64_t>(bytes.size()));
+    cell.counters = arrays.take<uint32_t>(counters);
+    zeros_ = static_cast<int>(ceil_divide(counters * sizeof(uint32_t), sizeof(TableWord)));
+    return table;
+  }
+  // Puts it there.
+  template <typename Extra>
+  void upload(char* table, cudaStream_t stream, Extra extra) {
+    TableBytes bytes;
+    place_tables(bytes, reinterpret_cast<uintptr_t>(table), extra);
+    bytes.upload(table, zeros_, stream);
   }
 
   Cell<T, M> cell = {};
@@ -179,6 +197,16 @@ class CellTablesBuilder {
     }
   }
 
+  void list_item_norms() {
+    for (int64_t item = 0; item < s_.blocks + s_.pools; ++item) {
+      std::vector<int64_t> norms;
+      for (int64_t b = 0; b < s_.norms; ++b) {
+        if (norms_[b].item == item) norms.push_back(b);
+      }
+      item_norms_.push_back(lists.add(norms));
+    }
+  }
+
   // Which items run, and of which the statistics are wanted.
   void add_flags() {
     const int64_t items = s_.blocks + s_.pools;
@@ -202,6 +230,7 @@ class CellTablesBuilder {
   void fill_cell(int64_t in_channels) {
     norms_.resize(s_.norms);
     add_norms();
+    list_item_norms();
     add_flags();
     cell.groups = static_cast<int>(s_.groups);
     cell.inputs = static_cast<int>(s_.inputs);
@@ -252,6 +281,7 @@ class CellTablesBuilder {
     put(t.active, active_);
     put(t.flags, flags_);
     put(t.lists, lists.entries());
+    put(t.item_norms, item_norms_);
     put(t.node_maps, node_maps_);
     put_pointers(t.states, p_.states, s_.inputs);
     put_pointers(t.first, p_.first, s_.blocks);
@@ -268,6 +298,8 @@ class CellTablesBuilder {
   std::vector<NormRow> norms_;
   std::vector<uint8_t> active_, flags_;
   std::vector<int16_t> node_maps_;
+  std::vector<ListRange> item_norms_;
+  int zeros_ = 0;  // words of counters
 };
 
 }  // namespace

@@ -143,7 +143,8 @@ def score_tables(
         between: called once for every table and batch that was evaluated; what it raises ends the
             scoring, and the network is still put back.
         max_memory: bytes, or a text like ``"2GiB"``, that scoring may need beyond the network and
-            the batches; default a quarter of what is available, at most 1 GiB.
+            the batches; default a quarter of what is available, at most 1 GiB, or on a CUDA device
+            half of what is free there.
         world: processes that share the work, each with the same arguments, and get the same scores
             (`darts_fast.selection.shared`). Some batches for each of them are held at a time.
 

@@ -33,10 +33,12 @@
 //  - with -fsanitize=thread: two accesses of a block that no barrier orders, one of them a write.
 //    Only __syncthreads and __syncwarp order; a shuffle does not.
 //  - in the build that counts (traffic.cpp): two blocks of a launch that touch a byte of global
-//    memory, one of them writing, other than by atomics; and the bytes each kernel moves.
+//    memory, one of them writing, other than by atomics, unless an atomic between two fences orders
+//    them; and the bytes each kernel moves.
 //
-// What is not: the memory model beyond that (fences order nothing here), lock-step execution,
-// timing, occupancy. Floating point is the host's: fused multiply-adds differ.
+// What is not: the memory model beyond that (blocks run one after another, so that a block that
+// waits for another never ends), lock-step execution, timing, occupancy. Floating point is the
+// host's: fused multiply-adds differ.
 //
 // A kernel file may have static __shared__ variables in kernels of an unnamed namespace, and no
 // other variable: tests/simulator.py moves all of them to the section that is filled with NaN. To
@@ -155,7 +157,7 @@ T atomicAdd(T* at, std::type_identity_t<T> value) {
   return before;
 }
 
-inline void __threadfence() {}
+inline void __threadfence() { simt::fence(); }
 
 template <typename T>
 T __ldg(const T* from) {

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "cuda/common.cuh"
+#include "cuda/last_block.cuh"
 
 extern "C" void simt_set_order(int order, unsigned seed);
 extern "C" __attribute__((weak)) const char* simt_counts();  // in the build that counts
@@ -20,7 +21,7 @@ using darts_fast::cuda::launch;
 
 constexpr int kBlock = 96;
 
-enum Bug { kNone, kFirst, kSecond };
+enum Bug { kNone, kFirst, kSecond, kThird };
 
 // out = sum of `count` = kBlock elements, through shared memory. kFirst: no barrier between write
 // and read. With a larger count: reads behind the shared array.
@@ -129,6 +130,30 @@ __global__ void sum_of_blocks(const float* x, float* out) {
   }
 }
 
+// out[0] = sum of what all blocks left, by the last of them. kFirst: no fence before the counter.
+// kSecond: none behind it. kThird: no barrier before it.
+template <Bug bug>
+__global__ void last_block_sum(const float* x, float* left, unsigned* counter, float* out) {
+  const int i = blockIdx.x * blockDim.x + threadIdx.x;
+  left[i] = x[i];
+  bool last = false;
+  if (bug == kNone) {
+    last = darts_fast::cuda::arrives_last(counter, gridDim.x);
+  } else {
+    if (bug != kThird) __syncthreads();
+    if (threadIdx.x == 0) {
+      if (bug != kFirst) __threadfence();
+      last = atomicAdd(counter, 1u) + 1 == gridDim.x;
+      if (bug != kSecond) __threadfence();
+    }
+    last = __syncthreads_or(last) != 0;
+  }
+  if (!last || threadIdx.x != 0) return;
+  float sum = 0;
+  for (unsigned from = 0; from < gridDim.x * blockDim.x; ++from) sum += left[from];
+  out[0] = sum;
+}
+
 // Votes of a warp and of the block: out = 1 where threads got what hardware gives them.
 __global__ void votes(float* out) {
   const int thread = threadIdx.x, lane = thread % 32;
@@ -165,8 +190,9 @@ double run(const std::string& name) {
   // Powers of two of both signs: sums are exact in every order, and a missing one shows.
   std::vector<float> x(count), out(count, 0.f);
   for (int i = 0; i < count; ++i) x[i] = static_cast<float>((i % 7 + 1) * (i % 2 == 0 ? 1 : -2));
+  std::vector<unsigned> counter(1, 0);
   const float* in = x.data();
-  float* to = out.data();
+  float *to = out.data(), *left = to + kBlock;
 #define DARTS_CASE(NAME, GRID, BLOCK, KERNEL, ...) \
   if (name == NAME) launch(NAME, KERNEL, GRID, BLOCK, nullptr, __VA_ARGS__)
   DARTS_CASE("block_sum", 2, kBlock, block_sum<kNone>, in, to, kBlock);
@@ -194,6 +220,10 @@ double run(const std::string& name) {
   DARTS_CASE("sum_of_blocks", kBlock, 1, sum_of_blocks<kNone>, in, to);
   DARTS_CASE("blocks_that_write", kBlock, 1, sum_of_blocks<kFirst>, in, to);
   DARTS_CASE("block_that_reads", kBlock, 1, sum_of_blocks<kSecond>, in, to);
+  DARTS_CASE("last_block", 3, 32, last_block_sum<kNone>, in, left, counter.data(), to);
+  DARTS_CASE("no_fence_before", 3, 32, last_block_sum<kFirst>, in, left, counter.data(), to);
+  DARTS_CASE("no_fence_behind", 3, 32, last_block_sum<kSecond>, in, left, counter.data(), to);
+  DARTS_CASE("no_barrier_before", 3, 32, last_block_sum<kThird>, in, left, counter.data(), to);
   DARTS_CASE("votes", 1, kBlock, votes, to);
   DARTS_CASE("block_too_large", 1, 1025, shuffle_widths, to);
   DARTS_CASE("grid_too_large", dim3(1, 65536), 32, shuffle_widths, to);

@@ -220,6 +220,10 @@ int barrier(bool predicate, Site site) {
   return scheduler().votes;
 }
 
+void fence() {
+  if (observer() != nullptr) observer()->fence();
+}
+
 int lane() { return scheduler().current % kWarp; }
 
 bool in_kernel() { return scheduler().current >= 0; }

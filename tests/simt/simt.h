@@ -42,6 +42,9 @@ uint64_t exchange(unsigned mask, uint64_t value, int source, Site site);
 // Waits for the lanes of `mask`; returns those that gave true.
 unsigned vote(unsigned mask, bool predicate, Site site);
 
+// Orders what the running thread did, for blocks that meet at an atomic.
+void fence();
+
 // Lane of the running thread in its warp.
 int lane();
 
@@ -63,6 +66,7 @@ struct Observer {
   virtual ~Observer() = default;
   virtual void launch(const std::string& kernel, int64_t blocks, int threads) = 0;
   virtual void block() = 0;
+  virtual void fence() = 0;
   virtual void finish() = 0;
 };
 Observer*& observer();

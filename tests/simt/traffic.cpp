@@ -1,13 +1,19 @@
 // SPDX-License-Identifier: Apache-2.0
 // Counts the bytes that kernels move, and finds blocks of one launch that touch the same byte of
-// global memory, one of them writing.
+// global memory, one of them writing, with nothing that orders them.
+//
+// What orders blocks is an atomic between two fences: what a block did before its last fence is
+// seen, behind its next fence, by a block that later updates the same atomic. A barrier must tie
+// the other threads to the one that fences; where it is missing some order of threads shows it.
+// What a block has seen so it does not pass on, and a byte that several blocks read stays theirs:
+// correct kernels that need more would be reported.
 //
 // Kernels are compiled with -fsanitize=thread and linked with this file instead of the sanitizer's
 // runtime: the compiler then calls a function below before every memory access that is left after
 // optimisation, and the kernels' source knows nothing of it. An access to a stack is a register or
 // a parameter on hardware and does not count. An explicit memcpy is not seen.
 //
-// Per kernel, and for reads and writes of global memory each:
+// Per launch, and for reads and writes of global memory each:
 //  - requested: what threads ask for, before anything is shared or cached;
 //  - sectors: 32 bytes for each sector that a block touches, once per block: what the second-level
 //    cache must give if a block never fetches twice. Halos of neighbours count in each block;
@@ -15,12 +21,15 @@
 #include <dlfcn.h>
 #include <pthread.h>
 
+#include <algorithm>
 #include <cstdint>
-#include <map>
+#include <deque>
 #include <memory>
 #include <sstream>
 #include <string>
 #include <unordered_map>
+#include <utility>
+#include <vector>
 
 #include "cuda_runtime.h"
 #include "fibers.h"
@@ -32,11 +41,11 @@ namespace {
 constexpr uintptr_t kPage = 4096;
 constexpr uintptr_t kSector = 32;
 constexpr size_t kMaxPages = 16 * 1024;  // 0.6 GB of shadow
-constexpr uint32_t kMany = 0x80000000u;  // beside the number of the last block: others read too
+constexpr uint32_t kMany = 0x80000000u;  // beside the number of the last: other blocks read too
 
-// Blocks are numbered through all launches; 0 is none.
+// What a block does up to a fence is a segment. They are numbered through all launches; 0 is none.
 struct Shadow {
-  uint32_t reader[kPage] = {}, writer[kPage] = {};  // the last block, per byte
+  uint32_t reader[kPage] = {}, writer[kPage] = {};  // the last segment, per byte
   uint32_t sector_reader[kPage / kSector] = {}, sector_writer[kPage / kSector] = {};
 };
 
@@ -44,8 +53,23 @@ struct Way {
   int64_t requested = 0, sectors = 0, distinct = 0;
 };
 
+// Segments [begin, end) of one block each, in their order.
+using Segments = std::vector<std::pair<uint32_t, uint32_t>>;
+
+// The first `count` of them.
+struct Seen {
+  const Segments* segments;
+  size_t count;
+
+  bool has(uint32_t segment) const {
+    const auto end = segments->begin() + static_cast<std::ptrdiff_t>(count);
+    const auto behind = std::upper_bound(segments->begin(), end, std::pair{segment, UINT32_MAX});
+    return behind != segments->begin() && segment < std::prev(behind)->second;
+  }
+};
+
 struct Counts {
-  int64_t launches = 0, blocks = 0, threads = 0;
+  int64_t blocks = 0, threads = 0;
   Way read, written;
   int64_t shared_read = 0, shared_written = 0;
 };
@@ -55,13 +79,12 @@ class Traffic final : public Observer {
   Traffic() { observer() = this; }
 
   void launch(const std::string& kernel, int64_t blocks, int threads) override {
-    Counts& counts = kernels_[kernel];
-    ++counts.launches;
-    counts.blocks += blocks;
-    counts.threads += blocks * threads;
-    current_ = &counts;
+    current_ = &launches_.emplace_back(kernel, Counts()).second;
+    current_->blocks = blocks;
+    current_->threads = blocks * threads;
     kernel_ = kernel;
-    first_block_ = block_ + 1;
+    first_ = segment_ + 1;
+    released_.clear();
     conflict_.clear();
     if (pages_.size() > kMaxPages) pages_.clear();
     last_page_ = nullptr;
@@ -75,7 +98,25 @@ class Traffic final : public Observer {
     caller_end_ = caller_ + bytes;
   }
 
-  void block() override { ++block_; }
+  void block() override {
+    own_ = ++segment_;
+    pending_.clear();
+    seen_.clear();
+  }
+
+  void fence() override {
+    ++segment_;
+    seen_.insert(seen_.end(), pending_.begin(), pending_.end());
+    pending_.clear();
+  }
+
+  // The running block updates an atomic.
+  void synchronise(uintptr_t atomic) {
+    if (!in_kernel()) return;
+    Segments& released = released_[atomic];
+    pending_.push_back({&released, released.size()});
+    if (segment_ > own_) released.push_back({own_, segment_});
+  }
 
   void finish() override {
     if (!conflict_.empty()) throw Error("simt: " + kernel_ + ": " + conflict_);
@@ -96,20 +137,20 @@ class Traffic final : public Observer {
       Shadow& shadow = shadow_of(byte);
       const uintptr_t i = byte % kPage;
       uint32_t& sector = (writes ? shadow.sector_writer : shadow.sector_reader)[i / kSector];
-      if (sector != block_) way.sectors += kSector;
-      sector = block_;
+      if (sector < own_) way.sectors += kSector;
+      sector = segment_;
       uint32_t& seen = (writes ? shadow.writer : shadow.reader)[i];
       if (!of_this_launch(seen)) ++way.distinct;
       if (!is_atomic) check(shadow, i, writes, place);
-      const bool by_others = of_this_launch(seen) && seen != block_;
-      seen = by_others && !writes ? block_ | kMany : block_;
+      const bool by_others = of_this_launch(seen) && ((seen & kMany) != 0 || seen < own_);
+      seen = by_others && !writes ? segment_ | kMany : segment_;
     }
   }
 
   std::string report() const {
     std::ostringstream out;
-    for (const auto& [name, c] : kernels_) {
-      out << name << '\t' << c.launches << '\t' << c.blocks << '\t' << c.threads;
+    for (const auto& [name, c] : launches_) {
+      out << name << '\t' << c.blocks << '\t' << c.threads;
       for (const Way* way : {&c.read, &c.written}) {
         out << '\t' << way->requested << '\t' << way->sectors << '\t' << way->distinct;
       }
@@ -118,10 +159,19 @@ class Traffic final : public Observer {
     return out.str();
   }
 
-  void reset() { kernels_.clear(); }
+  void reset() { launches_.clear(); }
 
  private:
-  bool of_this_launch(uint32_t seen) const { return (seen & ~kMany) >= first_block_; }
+  bool of_this_launch(uint32_t segment) const { return (segment & ~kMany) >= first_; }
+
+  // Of another block of the launch, and nothing orders it before what runs now.
+  bool is_unordered(uint32_t segment) const {
+    if (!of_this_launch(segment)) return false;
+    if ((segment & kMany) != 0) return true;
+    return segment < own_ &&
+           std::none_of(
+               seen_.begin(), seen_.end(), [&](const Seen& seen) { return seen.has(segment); });
+  }
 
   Shadow& shadow_of(uintptr_t address) {
     const uintptr_t page = address / kPage;
@@ -135,9 +185,8 @@ class Traffic final : public Observer {
   }
 
   void check(const Shadow& shadow, uintptr_t i, bool writes, const void* place) {
-    const uint32_t writer = shadow.writer[i], reader = shadow.reader[i];
-    const bool written = of_this_launch(writer) && writer != block_;
-    const bool read = writes && of_this_launch(reader) && reader != block_;
+    const bool written = is_unordered(shadow.writer[i]);
+    const bool read = writes && is_unordered(shadow.reader[i]);
     if (!(written || read) || !conflict_.empty()) return;
     Dl_info info;
     std::ostringstream what;
@@ -151,10 +200,13 @@ class Traffic final : public Observer {
     conflict_ = what.str();
   }
 
-  std::map<std::string, Counts> kernels_;
+  std::deque<std::pair<std::string, Counts>> launches_;  // of which one in work stays in place
   Counts* current_ = nullptr;
   std::string kernel_, conflict_;
-  uint32_t block_ = 0, first_block_ = 1;
+  uint32_t segment_ = 0;
+  uint32_t own_ = 1, first_ = 1;                      // the first of the block, and of the launch
+  std::unordered_map<uintptr_t, Segments> released_;  // by what was added to atomics
+  std::vector<Seen> pending_, seen_;                  // up to the next fence, and behind it
   std::unordered_map<uintptr_t, std::unique_ptr<Shadow>> pages_;
   Shadow* last_page_ = nullptr;
   uintptr_t last_number_ = 0;
@@ -166,7 +218,7 @@ Traffic traffic;
 }  // namespace
 }  // namespace simt
 
-// One line per kernel: name, launches, blocks, threads; requested, sectors, distinct of reads, then
+// One line per launch: name, blocks, threads; requested, sectors, distinct of reads, then
 // of writes; shared bytes read, written. Valid until the next call.
 extern "C" const char* simt_counts() {
   static std::string text;
@@ -209,6 +261,7 @@ SIMT_CALLED void __tsan_vptr_update(void*, void*) {}
   SIMT_CALLED int __tsan_atomic##BITS##_compare_exchange_strong(volatile T* at, T* expected, \
                                                                 T desired, int, int) {       \
     T* address = const_cast<T*>(at);                                                         \
+    simt::traffic.synchronise(reinterpret_cast<uintptr_t>(address));                         \
     simt::traffic.touch(address, sizeof(T), false, true, nullptr);                           \
     simt::traffic.touch(address, sizeof(T), true, true, nullptr);                            \
     return __atomic_compare_exchange_n(address, expected, desired, false, __ATOMIC_RELAXED,  \

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from darts_fast.nn import Network, Supernet
 from darts_fast.nn.operations import Noise
-from darts_fast.selection.engine.states import State, Variants
+from darts_fast.selection.engine.states import State, Variants, Weights
 from darts_fast.selection.engine.walk import KnownWalk, Walk
 
 __all__ = ["GroupedForward"]
@@ -62,8 +62,8 @@ class GroupedForward:
         edges = frozenset(range(space.num_edges))
         variants = Variants(
             groups=groups,
-            weights=tables,
-            reference={name: table[0] for name, table in tables.items()},
+            weights={name: Weights(table) for name, table in tables.items()},
+            reference={name: Weights(table[:1]) for name, table in tables.items()},
             changed=dict.fromkeys(tables, edges),
             used=dict.fromkeys(tables, [True] * space.num_edges * space.num_ops),
         )

@@ -23,8 +23,6 @@ __all__ = ["BN_MODES", "BatchScores", "MaskedEvaluation"]
 
 BN_MODES = ("batch", "batch_updating", "running")
 
-Sums = tuple[float, int]
-
 
 @dataclass(frozen=True)
 class BatchScores:
@@ -48,9 +46,9 @@ class MaskedEvaluation:
     a table depend on the network, the batch and the table alone: not on the chunks, nor on the
     other tables.
 
-    Networks of `darts_fast.nn` on the CPU, without hooks and drop-path and with the fused backend,
-    are evaluated so. Any other `Supernet`, and bn="batch_updating", take one full forward per
-    table.
+    Networks of `darts_fast.nn` are evaluated so, without hooks and drop-path and with the fused
+    backend, on the CPU, or on a CUDA device where `use_cuda_kernels` asks for its kernels. Any
+    other `Supernet`, and bn="batch_updating", take one full forward per table.
 
     The weights of the network must not change between construction and calls.
 
@@ -66,7 +64,8 @@ class MaskedEvaluation:
             "batch_updating" lets the running ones move, as full forwards in the order of the tables
             would (the code of DARTS-PT); "running" normalises with the running ones.
         max_memory: bytes, or a text like "2GiB", that a call may need beyond the network and its
-            images; default a quarter of what is available, at most 1 GiB, or what one table needs.
+            images; default a quarter of what is available, at most 1 GiB, or on a CUDA device half
+            of what is free there; never less than what one table needs.
         seed: noise operations draw from a generator keyed by (seed, batch, operation), the same for
             every table; None lets all draws come from the global states as they fall.
         between: called once for every table and batch that was evaluated; it may raise.
@@ -144,11 +143,8 @@ class MaskedEvaluation:
             else:
                 sums = self._together(walk, images, labels, distinct)
         self.batches += 1
-        found = [sums[position[row]] for row in wanted]
-        return BatchScores(
-            torch.tensor([loss for loss, _ in found], dtype=torch.float64),
-            torch.tensor([correct for _, correct in found], dtype=torch.int64),
-        )
+        found = torch.stack([sums[position[row]] for row in wanted])
+        return BatchScores(found[:, 0].clone(), found[:, 1].long())
 
     def twins(self, rows: Sequence[int]) -> list[int]:
         """For each of the rows the first one of them with an equal table."""
@@ -164,30 +160,34 @@ class MaskedEvaluation:
             or (self.seed is None and any(isinstance(op, Noise) for op in self._modules))
         ):
             return None
-        return self._known.now(images, next(iter(self._tables.reference.values())))
+        own = next(iter(self._tables.reference.values()))
+        return self._known.now(images, own.to(images.device))
 
     def _one_by_one(
         self, images: Tensor, labels: Tensor, indices: Sequence[int]
-    ) -> dict[int, Sums]:
+    ) -> dict[int, Tensor]:
         """One full forward per table."""
-        sums = {}
+        sums: dict[int, Tensor] = {}
         for index in indices:
+            table = self._tables.table(index)
             with self._draws():
-                logits = self.net(images, weights=self._tables.table(index))
-            sums[index] = _score(logits, labels)
+                logits = self.net(
+                    images, weights={name: rows.to(images.device) for name, rows in table.items()}
+                )
+            sums |= _scores([(index, logits)], labels)
             self._evaluated(1)
         return sums
 
     def _together(
         self, walk: Walk, images: Tensor, labels: Tensor, indices: Sequence[int]
-    ) -> dict[int, Sums]:
+    ) -> dict[int, Tensor]:
         """Stacked as groups, in chunks."""
         self.net.check_image_size(images.shape[2], images.shape[3])
-        together = Together(walk, self._tables, self._budget, self._buffers)
-        sums: dict[int, Sums] = {}
+        together = Together(walk, self._tables, images.device, self._budget, self._buffers)
+        sums: dict[int, Tensor] = {}
         with self._draws():
             for chunk in together.logits(images, indices):
-                sums.update((index, _score(logits, labels)) for index, logits in chunk)
+                sums |= _scores(chunk, labels)
                 self._evaluated(len(chunk))
         return sums
 
@@ -200,6 +200,11 @@ class MaskedEvaluation:
             self.between()
 
 
-def _score(logits: Tensor, labels: Tensor) -> Sums:
-    loss = functional.cross_entropy(logits.double(), labels, reduction="sum")
-    return float(loss), int((logits.argmax(1) == labels).sum())
+def _scores(chunk: Sequence[tuple[int, Tensor]], labels: Tensor) -> dict[int, Tensor]:
+    """By table [2] float64 on the CPU: the loss summed over the images, and how many are classified
+    right. Reduced where the logits are, and taken from there at once."""
+    sums = []
+    for _, logits in chunk:
+        loss = functional.cross_entropy(logits.double(), labels, reduction="sum")
+        sums.append(torch.stack([loss, (logits.argmax(1) == labels).sum().double()]))
+    return dict(zip((index for index, _ in chunk), torch.stack(sums).cpu(), strict=True))

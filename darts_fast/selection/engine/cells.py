@@ -40,28 +40,31 @@ def run_search_cell(
     """
     groups = variants.groups
     changed = variants.changed[cell_type]
-    if not changed and not any(state.grouped for state in states):
-        maps = [state.maps for state in states]
-        return State(cast(Tensor, cell(*maps, variants.reference[cell_type])), False)
-    table = variants.weights[cell_type]
+    alone = not changed and not any(state.grouped for state in states)
+    table = (variants.reference if alone else variants.weights)[cell_type]
     # The last input has the size of the cell's states.
     x = states[-1].maps
-    if operations is None or not runs_native(x, table) or not operations.plan.takes(x):
+    if (
+        operations is None
+        or (alone and operations.drawn)
+        or not runs_native(x, table.values)
+        or not operations.plan.takes(x)
+    ):
         outputs = [
-            cast(Tensor, cell(*(state.of(g, groups) for state in states), table[g]))
-            for g in range(groups)
+            cast(Tensor, cell(*(state.of(g, groups) for state in states), weights))
+            for g, weights in enumerate(table.values)
         ]
-        return State(torch.cat(outputs), True)
+        return State(outputs[0] if alone else torch.cat(outputs), not alone)
     if isinstance(cell, Cell):
         modules = (cell.preprocess0, cell.preprocess1)
         states = [
             preprocess(module, state, groups)
-            if state.grouped
+            if alone or state.grouped
             else variants.once(module, functools.partial(preprocess, module, state, 1))
             for module, state in zip(modules, states, strict=True)
         ]
     skip = cell.zero == "skip"
-    if operations.drawn or not all(state.grouped for state in states):
+    if not alone and (operations.drawn or not all(state.grouped for state in states)):
         reference, used = variants.reference[cell_type], variants.used[cell_type]
         split = SplitCell(operations, skip, states, table, reference, changed, used)
         return split.run(variants.once(cell, split.shared))
@@ -69,13 +72,13 @@ def run_search_cell(
         operations,
         operations.whole(),
         [state.maps for state in states],
-        table.flatten(1),
+        table,
         skip=skip,
         nodes=operations.plan.nodes,
         multiplier=operations.plan.multiplier,
         stride=operations.plan.stride,
     )
-    return State(output, True)
+    return State(output, not alone)
 
 
 def find_operations(cell: SearchCell) -> Operations | None:

@@ -18,7 +18,7 @@ Place = tuple[str, int, int]
 
 @dataclass(frozen=True)
 class Tables:
-    """Tables in full, each once.
+    """Tables in full, each once, in host memory.
 
     Attributes:
         reference: by cell type the network's own weights [edges, ops].
@@ -52,7 +52,8 @@ class Tables:
 
 
 def gather(reference: Mapping[str, Tensor], tables: Sequence[Mapping[str, Tensor]]) -> Tables:
-    """Fill in the rows that tables leave out; tables that are equal become one.
+    """Fill in the rows that tables leave out; tables that are equal become one. The result is in
+    host memory, wherever they are: what is computed follows from their values.
 
     Raises ValueError or TypeError, in the name of MaskedEvaluation, for weights that do not fit.
     """
@@ -63,12 +64,13 @@ def gather(reference: Mapping[str, Tensor], tables: Sequence[Mapping[str, Tensor
                     f"MaskedEvaluation: weights must be for {', '.join(reference)}, got {name!r}"
                 )
             check_weights(f"MaskedEvaluation {name}", rows, tuple(reference[name].shape))
+    reference = {name: own.detach().cpu() for name, own in reference.items()}
     first_of: dict[tuple[bytes, ...], int] = {}
     position: list[int] = []
     distinct: list[dict[str, Tensor]] = []
     for table in tables:
-        full = {name: table.get(name, own).detach() for name, own in reference.items()}
-        key = tuple(rows.double().cpu().numpy().tobytes() for rows in full.values())
+        full = {name: table.get(name, own).detach().cpu() for name, own in reference.items()}
+        key = tuple(rows.double().numpy().tobytes() for rows in full.values())
         if key not in first_of:
             first_of[key] = len(distinct)
             distinct.append(full)

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from darts_fast.nn import Cell, Network
@@ -21,13 +22,16 @@ from darts_fast.selection.engine.walk import Walk
 
 _UNITS = {"B": 1, "KiB": 2**10, "MiB": 2**20, "GiB": 2**30, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 _SHARE_OF_AVAILABLE = 4
-# More memory than this makes nothing faster.
+# Of what is free on a CUDA device, where the allocator leaves gaps and others may be at work.
+_SHARE_OF_DEVICE = 2
+# More memory than this makes nothing faster on a CPU.
 _MOST_BY_DEFAULT = 2**30
 # Scratch of the kernels, rounding, what the allocator keeps: a part and a constant.
 _MARGIN, _CONSTANT = 1.3, 8 * 2**20
 # Of the maps that a kernel's part may have where that is more than one edge's (csrc/cpu).
 _PART = 8 * 2**20
-_MOST_GROUPS = 2**16
+# A grid has 65,535 rows, and a map of 512 channels takes 16 of them in a group.
+_MOST_GROUPS = 2**12
 _WITH_MAPS = ("separable", "separable_twice", "dense", "factorized_reduce")
 
 
@@ -82,9 +86,19 @@ def parse_memory(name: str, value: int | str) -> int:
     return size
 
 
-def default_memory() -> int:
-    """A quarter of the memory that is available to this process, at most 1 GiB."""
+def default_memory(device: torch.device) -> int:
+    """A quarter of the memory that is available to this process, at most 1 GiB; for maps on a CUDA
+    device half of what is free there."""
+    if device.type == "cuda":
+        return available_on(device) // _SHARE_OF_DEVICE
     return min(_MOST_BY_DEFAULT, available_memory() // _SHARE_OF_AVAILABLE)
+
+
+def available_on(device: torch.device) -> int:
+    """Bytes that torch's allocator could give out on a CUDA device: those that nobody has, and
+    those that it keeps for later."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 def available_memory() -> int:
@@ -122,6 +136,7 @@ def stage_needs(
     n, _, height, width = images.shape
     item = images.element_size()
     net = walk.net
+    on_cuda = images.device.type == "cuda"
     always = images.nbytes + extra + _CONSTANT
     channels = net._C
     # Channels and pixels of the states that a stage reads.
@@ -138,7 +153,7 @@ def stage_needs(
         pixels = pixels_in // 4 if halves else pixels_in
         channels *= 2 if halves else 1
         one_map = n * channels * pixels * item
-        sums = 16 * n * channels  # two of every image and channel, in double precision
+        sums = _sums(images, channels, pixels)
         states = [n * c * p * item for c, p in shapes]
         prepares = isinstance(stage, Cell)
         prepared = [n * channels * pixels_in * item if prepares else 0 for _ in shapes]
@@ -158,18 +173,19 @@ def stage_needs(
             each += multiplier * one_map  # once more, where they are put together
         else:
             plan, drawn = operations.plan, len(operations.drawn)
+            whole = _maps(plan, 0, on_cuda).of(one_map, sums)
             if index < first:
                 each = 0
-                before = sum(prepared) + _maps(plan, 0).of(one_map, sums) + multiplier * one_map
+                before = sum(prepared) + whole + multiplier * one_map
             elif drawn or shared:
                 # Sums and single maps of all operations that read what is shared.
                 single = drawn + (edges * net.space.num_ops if few else 0)
                 kept += (plan.nodes + single) * one_map
-                before = _maps(plan, 0).of(one_map, sums)
+                before = whole
                 # What leaves inputs of another size is summed by a call of its own.
                 each += 2 * plan.nodes * one_map if plan.stride != 1 else 0
             if index >= first:
-                maps = _maps(plan, shared if few else 0)
+                maps = _maps(plan, shared if few else 0, on_cuda)
                 each += maps.kept * one_map + maps.summed * sums
         waiting = len(shapes) * multiplier * one_map if index <= first else waiting
         sizes = (once + kept, before, each, waiting, maps.edge * one_map, maps.node * one_map)
@@ -180,14 +196,15 @@ def stage_needs(
     return needs
 
 
-def groups_that_fit(needs: Sequence[Need], budget: int | None) -> int:
+def groups_that_fit(needs: Sequence[Need], budget: int | None, device: torch.device) -> int:
     """How many groups can go through all these stages together.
 
-    Args: budget, bytes; None for the default, which never stops what one full forward could do.
+    Args: budget, bytes; None for the default, which never stops what one full forward could do;
+    device, of the maps.
 
     Raises ValueError if it is not even one.
     """
-    limit = default_memory() if budget is None else budget
+    limit = default_memory(device) if budget is None else budget
     one = max(need.of(1) for need in needs)
     if budget is not None and one > budget:
         raise ValueError(
@@ -204,7 +221,8 @@ class _Maps(NamedTuple):
     Attributes:
         kept: of pools and nodes.
         edge, node: of the convolutions of one edge, of one node: what one part of a call has is
-            that of an edge or, in few bytes, of more.
+            that of an edge or, in few bytes, of more. A CUDA call has no parts: both are all that
+            it has at a time.
         summed: all that have sums.
     """
 
@@ -219,7 +237,16 @@ class _Maps(NamedTuple):
         return self.kept * one_map + part + self.summed * sums
 
 
-def _maps(plan: CellPlan, first: int) -> _Maps:
+def _sums(images: Tensor, channels: int, pixels: int) -> int:
+    """Bytes of a map's sums over images, or on CUDA over tiles (csrc/cuda/cell_product.cuh)."""
+    if images.device.type != "cuda":
+        return 16 * len(images) * channels  # two of every image and channel, in double precision
+    columns = -(-min(channels, 64) // 4)
+    tile = 4 * min(64, 256 // columns)
+    return 3 * images.element_size() * channels * -(-len(images) * pixels // tile)
+
+
+def _maps(plan: CellPlan, first: int, on_cuda: bool) -> _Maps:
     """At most so many, in a call of the operations that leave the state `first` or later ones."""
     ops = [
         (source, node, CELL_KINDS[kind])
@@ -234,6 +261,12 @@ def _maps(plan: CellPlan, first: int) -> _Maps:
     kept = len(pools) + len(read) + 1
     blocks = [1 + (kind == "separable_twice") for _, _, kind in ops if kind in _WITH_MAPS]
     most_of_edge, most_of_node = (max(count.values(), default=0) for count in (edges, nodes))
+    if on_cuda:
+        # First blocks of a node begin beside the maps of the node before it, second blocks beside
+        # the first ones.
+        chains = Counter(node for _, node, kind in ops if kind == "separable_twice")
+        most = max((nodes[node] + max(nodes[node - 1], chains[node]) for node in nodes), default=0)
+        most_of_edge = most_of_node = most
     return _Maps(kept, most_of_edge, most_of_node, len(pools) + sum(blocks))
 
 

@@ -31,7 +31,8 @@ def untouched(
     if bn != "batch_updating":
         kept = (buffer for module, _ in flags for buffer in module._buffers.values())
         buffers = [buffer for buffer in kept if buffer is not None]
-    values = [buffer.clone() for buffer in buffers]
+    values = [torch.empty_like(buffer) for buffer in buffers]
+    _copy(values, buffers)
     random = rng_state() if keep_rng else None
     try:
         if not all(flag == training for _, flag in flags):
@@ -41,11 +42,16 @@ def untouched(
         for module, flag in flags:
             if module.training != flag:
                 module.training = flag
-        if buffers:
-            with torch.no_grad():
-                torch._foreach_copy_(buffers, values)
+        _copy(buffers, values)
         if random is not None:
             set_rng_state(random)
+
+
+@torch.no_grad()
+def _copy(to: list[Tensor], values: list[Tensor]) -> None:
+    """Thousands of small ones: on a CUDA device a few launches."""
+    if to:
+        torch._foreach_copy_(to, values)
 
 
 @contextmanager

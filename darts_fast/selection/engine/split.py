@@ -16,7 +16,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from darts_fast.selection.engine.states import State
+from darts_fast.selection.engine.states import State, Weights
 from darts_fast.selection.engine.terms import COPY, ONE, Operations, Term, run_terms
 
 # With more changed edges that leave shared states, their maps would need more memory than a
@@ -54,8 +54,8 @@ class SplitCell:
         operations: Operations,
         skip: bool,
         inputs: Sequence[State],
-        table: Tensor,
-        reference: Tensor,
+        table: Weights,
+        reference: Weights,
         changed: frozenset[int],
         used: Sequence[bool],
     ) -> None:
@@ -63,9 +63,9 @@ class SplitCell:
         self.plan = operations.plan
         self.skip = skip
         self.inputs = inputs
-        self.weights = table.flatten(1)
-        self.reference = reference.reshape(1, -1)
-        self.groups = table.shape[0]
+        self.weights = table
+        self.reference = reference
+        self.groups = len(table)
         self.first = self.plan.inputs  # the first node's state
         self.nodes = range(self.first, self.first + self.plan.nodes)
         self.outputs = self.nodes[-self.plan.multiplier :]
@@ -73,7 +73,7 @@ class SplitCell:
         self.grouped_terms: list[Term] = []
         # Their operations give one map for all tables, which enters a grouped node.
         self.map_terms: list[Term] = []
-        width = table.shape[2]
+        width = table.values.shape[2]
         own = {k for k in range(self.plan.width) if k // width in changed}
         terms = self._terms(own)
         self.grouped = self._grouped(terms, own)
@@ -91,12 +91,11 @@ class SplitCell:
     def _terms(self, own: set[int]) -> list[Term]:
         """What adds something to some node, node after node. Args: own, operations whose weight
         differs between tables."""
-        values = self.reference[0].tolist()
+        computed = self.reference.nonzero()[0].tolist() if self.skip else [True] * self.plan.width
         return [
             term
             for term in sorted(self.operations.whole(), key=lambda term: term.node)
-            if not self.operations.adds_nothing(term.op)
-            and (term.op in own or not self.skip or values[term.op] != 0.0)
+            if not self.operations.adds_nothing(term.op) and (term.op in own or computed[term.op])
         ]
 
     def _grouped(self, terms: Sequence[Term], own: set[int]) -> list[bool]:
@@ -194,7 +193,7 @@ class SplitCell:
     def _drawn(self, term: Term) -> Tensor:
         """The output [N, C, H', W'] of an operation that draws it, one for all groups."""
         like = self._zeros(1) if term.source >= self.first else self.inputs[0].of(0, self.groups)
-        maps: Tensor = self.operations.drawn[term.op](self.weights.new_empty(1).expand(like.shape))
+        maps: Tensor = self.operations.drawn[term.op](like.new_empty(1).expand(like.shape))
         return maps.contiguous(memory_format=torch.channels_last)
 
     def _zeros(self, groups: int) -> Tensor:

@@ -15,6 +15,7 @@ from darts_fast.nn.fused_cell import norm_arguments
 from darts_fast.nn.operations import Noise
 from darts_fast.nn.plan import CellPlan
 from darts_fast.reference import CELL_KINDS, PRECISION_FULL
+from darts_fast.selection.engine.states import Weights
 
 # In place of an operation's index: the source as it is.
 COPY = -1
@@ -77,7 +78,7 @@ def run_terms(
     operations: Operations,
     terms: Sequence[Term],
     inputs: Sequence[Tensor],
-    weights: Tensor,
+    weights: Weights,
     *,
     skip: bool,
     nodes: int,
@@ -90,7 +91,7 @@ def run_terms(
     It can be differentiated, but for shared inputs.
 
     Args: terms, at least one; inputs [G * N, C, H, W], the first `shared` ones [N, C, H, W];
-    weights [G, K] of all operations of the plan; skip, whether a term of weight 0 is left out;
+    weights of all operations of the plan; skip, whether a term of weight 0 is left out;
     nodes, multiplier, stride and shared, see `functional.mixed_cell`. Returns the last `multiplier`
     nodes [G * N, multiplier * C, H', W'].
     """
@@ -107,10 +108,15 @@ def run_terms(
             cast(Tensor, conv._parameters["weight"]) for conv in operations.convolutions[k]
         ]
         norms += operations.norms[k]
-    groups = weights.shape[0]
-    table = torch.cat([weights, weights.new_ones(groups, 1)], dim=1)
-    table = table[:, [term.weight for term in terms]]  # ONE is the last column
-    active = table != 0 if skip else None
+    groups, values = len(weights), weights.values.flatten(1)
+    # ONE is the last column.
+    columns = torch.tensor([term.weight % (values.shape[1] + 1) for term in terms])
+    table = torch.cat([values, values.new_ones(groups, 1)], dim=1)
+    table = table.index_select(1, columns.to(table.device, non_blocking=True))
+    active = None
+    if skip:
+        ones = torch.ones(groups, 1, dtype=torch.bool)
+        active = torch.cat([weights.nonzero(), ones], dim=1).index_select(1, columns)
     given = norm_arguments(norms, table)
     states = [x.contiguous(memory_format=torch.channels_last) for x in inputs]
     leaves = (table, *states, *convolutions, *given.gammas, *given.betas)

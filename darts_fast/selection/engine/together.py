@@ -13,19 +13,26 @@ from torch import Tensor
 
 from darts_fast.selection.engine.changes import Changed, Tables, cut, first_stage, runs
 from darts_fast.selection.engine.memory import groups_that_fit, stage_needs
-from darts_fast.selection.engine.states import State, Variants
+from darts_fast.selection.engine.states import State, Variants, Weights
 from darts_fast.selection.engine.walk import Walk
 
 
 class Together:
     """Tables by the first stage that they change.
 
-    Args: budget, bytes for a chunk or None for the default; extra, bytes that are needed beside.
+    Args: device, of the maps; budget, bytes for a chunk or None for the default; extra, bytes that
+    are needed beside.
     """
 
-    def __init__(self, walk: Walk, tables: Tables, budget: int | None, extra: int) -> None:
+    def __init__(
+        self, walk: Walk, tables: Tables, device: torch.device, budget: int | None, extra: int
+    ) -> None:
         self.walk = walk
         self.tables = tables
+        self.device = device
+        self.reference = {
+            name: Weights.of(own.unsqueeze(0), device) for name, own in tables.reference.items()
+        }
         self.budget = budget
         self.extra = extra
         self.changed = tables.changed(walk.idle())
@@ -91,7 +98,7 @@ class Together:
             run=max(len(self.same[rows]) for rows in changed),
             edges=max(edges, default=0),
         )
-        return groups_that_fit(needs, self.budget)
+        return groups_that_fit(needs, self.budget, self.device)
 
     def _variants(self, indices: Sequence[int], peers: Sequence[int]) -> Variants:
         """Of tables that change the same rows, or of any where no state is shared; of none for
@@ -100,8 +107,11 @@ class Together:
         changed = self.changed[indices[0]] if indices else ()
         return Variants(
             groups=len(indices),
-            weights={name: rows[list(indices)] for name, rows in tables.weights.items()},
-            reference=tables.reference,
+            weights={
+                name: Weights.of(rows[list(indices)], self.device)
+                for name, rows in tables.weights.items()
+            },
+            reference=self.reference,
             changed={
                 name: frozenset(edge for cell_type, edge in changed if cell_type == name)
                 for name in tables.reference
