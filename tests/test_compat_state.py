@@ -103,6 +103,18 @@ def test_a_genotypes_py_of_one_s_own_may_stay(name: str) -> None:
     assert net.cells[0].primitives == tuple(op for op, _ in pairs)
 
 
+def test_a_plain_tensor_may_take_their_place() -> None:
+    """As scripts of one's own initialise them."""
+    net = BUILDERS["darts"]()
+    net.alphas_normal = (1e-3 * torch.randn(2, 8)).requires_grad_()
+    assert net.arch_parameters()[0] is net._arch_parameters[0] is net.alphas_normal
+    net.double()
+    assert net.alphas_normal.dtype == torch.float64
+    net(torch.randn(2, 3, 8, 8, dtype=torch.float64)).sum().backward()
+    assert net.alphas_normal.grad.abs().sum() > 0
+    assert not any("alphas" in key for key in net.state_dict())
+
+
 def test_another_initialisation_replaces_all_of_them() -> None:
     """`_initialize_alphas` of PC-DARTS draws the weights of the edges too."""
     net = BUILDERS["pc_darts"]()
