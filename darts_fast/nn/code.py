@@ -126,7 +126,8 @@ def _enter(code: Code, value: Any, reader: FunctionType) -> None:
     elif isinstance(value, type):
         if value not in code.classes:
             code.classes[value] = versions([value])[0]
-            for part in vars(value).values():
+            # Modules that are called are watched for themselves.
+            for part in vars(value).values() if not issubclass(value, nn.Module) else ():
                 _follow(code, value, part)
     else:
         _follow(code, None, value)
