@@ -15,6 +15,8 @@ from originals.operations import PRIMITIVES
 from test_accelerate import assert_same, calls, cell_of, images, table  # noqa: F401
 from torch import Tensor, nn
 from torch.nn import functional
+from torch.overrides import TorchFunctionMode
+from torch.utils.flop_counter import FlopCounterMode
 
 import darts_fast
 from darts_fast.backend import use_backend
@@ -293,6 +295,46 @@ def test_an_operation_that_runs_as_its_module_may_change(calls: list[int]) -> No
     assert compared(edge, calls, *inputs) == [3]
     edge._ops[3].strength = 0.7
     assert compared(edge, calls, *inputs) == [3]
+
+
+class Rounding(TorchFunctionMode):
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        out = func(*args, **(kwargs or {}))
+        return out.round(decimals=1) if func is functional.relu else out
+
+
+def counted(edge: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
+    with FlopCounterMode(display=False) as counter:
+        edge(x, weights)
+    return torch.tensor(counter.get_total_flops())
+
+
+def rounded(edge: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
+    with Rounding():
+        out: Tensor = edge(x, weights)
+    return out
+
+
+def mapped(edge: nn.Module, x: Tensor, weights: Tensor) -> Tensor:
+    rows = torch.stack([weights, 2 * weights])
+    found: Tensor = torch.func.vmap(lambda row: edge.eval()(x, row))(rows)
+    return found
+
+
+@pytest.mark.parametrize("observed", [counted, rounded, mapped])
+def test_modes_and_transforms_see_the_functions_of_the_original(
+    observed: Callable[..., Tensor],
+    calls: list[int],  # noqa: F811
+) -> None:
+    edge = darts_fast.accelerate(darts.MixedOp(4, 1, PRIMITIVES).double())
+    plain = darts_fast.restore(copy.deepcopy(edge))
+    calls.clear()
+    inputs = (images(2, 4, 6, 8), images(8))
+    torch.testing.assert_close(observed(edge, *inputs), observed(plain, *inputs))
+    assert not calls
+    with torch.device("cpu"):  # a mode that changes nothing
+        edge(*inputs)
+    assert calls == [8]
 
 
 def first_convolution(net: nn.Module) -> nn.Module:

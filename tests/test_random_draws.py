@@ -113,8 +113,9 @@ def test_the_same_numbers_are_drawn(name: str, weights: bool, maps: bool) -> Non
             torch.testing.assert_close(found, expected, rtol=1e-7, atol=1e-9)
 
 
-def test_where_nothing_draws_results_stay_channels_last() -> None:
-    """Two copies per cell are saved."""
-    cell = darts_fast.accelerate(darts.Cell(2, 2, 6, 6, 4, False, False).double())
+@pytest.mark.parametrize("kind", [darts.Cell, darts_pt.Cell])
+def test_where_nothing_draws_by_layout_results_stay_channels_last(kind: type[darts.Cell]) -> None:
+    """A copy per cell is saved; drop-path draws one number per image."""
+    cell = darts_fast.accelerate(kind(2, 2, 6, 6, 4, False, False).double())
     out = cell(images(2, 6, 8, 8), images(2, 6, 8, 8), images(5, 8))
     assert out.is_contiguous(memory_format=torch.channels_last)

@@ -61,7 +61,8 @@ def accelerate(model: _Model, *, verify: Any = False) -> _Model:
     other arguments than those proven, with hooks in it, or with a node that nothing enters; its
     edges are then native calls one by one. On another device than the CPU, in another dtype than
     float32 and float64 (and bfloat16 under autocast in bfloat16), under other autocasts, inside
-    `torch.compile`, and once anything is no longer what was proven, modules run as they did before.
+    `torch.compile`, `torch.func` and modes of torch functions, and once anything is no longer what
+    was proven, modules run as they did before.
 
     Looked at in every call are: submodules, hooks and classes; strides, paddings and all other
     settings; shapes of parameters; and what the code of a class reads by name: attributes of the

@@ -9,7 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch._C import _functorch, _len_torch_dispatch_stack, _len_torch_function_stack
 from torch.nn.modules.module import _has_any_global_hook
+from torch.overrides import _get_current_function_mode_stack
+from torch.utils._device import DeviceContext
 
 from darts_fast.accelerate.reads import Reads, digest
 from darts_fast.accelerate.running import Layouts, Runner
@@ -83,7 +86,7 @@ class FusedForward:
         vars(self).update(state)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        if not torch.compiler.is_compiling() and not _has_any_global_hook():
+        if not torch.compiler.is_compiling() and not _has_any_global_hook() and not _is_observed():
             inputs = self._inputs(args, kwargs) if self.is_current() else None
             if inputs is not None:
                 untouched = self.untouched()
@@ -207,6 +210,16 @@ def stacked(weights: Sequence[Any], like: Tensor) -> Tensor | None:
     if len({x.shape for x in tensors}) != 1 or any(x.device != like.device for x in tensors):
         return None
     return torch.stack([x.to(like.dtype) for x in tensors])
+
+
+def _is_observed() -> bool:
+    """Whether something looks at, or changes, every function that is called now: a mode (but one
+    that only says where tensors are made) or a transform such as `torch.func.vmap`."""
+    if _functorch.peek_interpreter_stack() is not None or _len_torch_dispatch_stack():
+        return True
+    return bool(_len_torch_function_stack()) and not all(
+        isinstance(mode, DeviceContext) for mode in _get_current_function_mode_stack()
+    )
 
 
 def _is_same(value: Any, neutral: Any) -> bool:

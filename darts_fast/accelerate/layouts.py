@@ -20,7 +20,7 @@ from darts_fast.nn.code import code_of
 # one of _LIKE has made.
 _DRAW = frozenset(("alpha_dropout", "dropout", "rand_like", "randint_like", "randn_like", "rrelu"))
 _DRAW_INTO = frozenset(("bernoulli", "bernoulli_", "exponential_", "normal_", "uniform_"))
-_LIKE = frozenset(("clone", "empty_like", "full_like", "ones_like", "zeros_like"))
+_LIKE = frozenset(("empty_like", "full_like", "ones_like", "zeros_like"))
 _LAYERS = (nn.AlphaDropout, nn.Dropout, nn.RReLU)
 
 

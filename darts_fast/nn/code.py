@@ -14,7 +14,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from types import CellType, CodeType, FunctionType, ModuleType
 from typing import Any
-from weakref import WeakKeyDictionary
 
 from torch import nn
 
@@ -58,8 +57,10 @@ class Code:
         return {name for _, name in self.globals} | {*vars(builtins)}
 
 
-# Of each class with its number (`_C.type_versions`).
-_CODES: WeakKeyDictionary[type, tuple[int, Code]] = WeakKeyDictionary()
+# Of each class with its number (`_C.type_versions`). Bounded, for processes that make classes
+# without end.
+_CODES: dict[type, tuple[int, Code]] = {}
+_MAX_CODES = 4096
 
 
 def code_of(kind: type) -> Code:
@@ -67,6 +68,8 @@ def code_of(kind: type) -> Code:
     version, code = _CODES.get(kind, (0, None))
     now = versions([kind])[0]
     if code is None or now == 0 or version != now or not code.is_current():
+        if len(_CODES) >= _MAX_CODES:
+            _CODES.clear()
         code = Code(kind)
         for name in METHODS:
             _follow(code, kind, inspect.getattr_static(kind, name, None))
@@ -126,7 +129,8 @@ def _enter(code: Code, value: Any, reader: FunctionType) -> None:
     elif isinstance(value, type):
         if value not in code.classes:
             code.classes[value] = versions([value])[0]
-            for part in vars(value).values():
+            # Modules that are called are watched for themselves.
+            for part in vars(value).values() if not issubclass(value, nn.Module) else ():
                 _follow(code, value, part)
     else:
         _follow(code, None, value)
