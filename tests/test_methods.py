@@ -52,7 +52,7 @@ def digits() -> Dataset:
     return load_data("digits", limit=48)
 
 
-def search_of(data: Dataset, method: str, **settings: Any) -> Search:
+def search_of(data: Dataset, method: str, space: str = "s2", **settings: Any) -> Search:
     """Three epochs of three steps in the smallest supernet that the method trains."""
     seed_everything(3)
     settings = {"epochs": 3, "batch_size": 8, "seed": 3, "select": "magnitude", **settings}
@@ -61,7 +61,8 @@ def search_of(data: Dataset, method: str, **settings: Any) -> Search:
         **{name: value for name, value in settings.items() if name in names},
         **OPTIONS.get(method, {}),
     )
-    net = config.build_supernet("s2", channels=4, num_classes=10, layers=3)
+    layers = 1 if space == "nasbench201" else 3
+    net = config.build_supernet(space, channels=4, num_classes=10, layers=layers)
     rest = {name: value for name, value in settings.items() if name not in names}
     return Search(net, data, config, **rest)
 
@@ -105,18 +106,21 @@ def test_a_step_of_the_architecture_moves_no_weight_and_no_buffer(
     assert all(parameter.requires_grad for _, parameter in net.named_parameters())
 
 
-@pytest.mark.parametrize("method", NAMES)
+# Each in a space of DARTS's cells, and what has a supernet of its own in the other one too.
+@pytest.mark.parametrize(
+    ("method", "space"), [*((name, "s2") for name in NAMES), ("pc-darts", "nasbench201")]
+)
 def test_a_search_stopped_after_any_step_goes_on_to_the_same_bits(
-    digits: Dataset, method: str, tmp_path: Any
+    digits: Dataset, method: str, space: str, tmp_path: Any
 ) -> None:
-    whole = search_of(digits, method)
+    whole = search_of(digits, method, space)
     result = whole.run()
     for steps in (3, 7):
-        first = search_of(digits, method, reporter=StopAfter(steps))
+        first = search_of(digits, method, space, reporter=StopAfter(steps))
         first.checkpoint = lambda state: torch.save(state, tmp_path / "state.pt")
         with pytest.raises(Interrupted):
             first.run()
-        second = search_of(digits, method)
+        second = search_of(digits, method, space)
         second.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
         assert second.run() == result
         assert_same(values(second.net), values(whole.net))

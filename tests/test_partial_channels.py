@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
 
 import plain_darts as plain
 import pytest
@@ -18,6 +20,7 @@ from darts_fast.nn.partial_channels import (
     PartialNetwork,
     channel_shuffle,
 )
+from darts_fast.nn.partial_nasbench201 import PartialTinyNetwork
 from darts_fast.selection import PerturbationConfig, magnitude_genotype
 from darts_fast.selection.perturbation import PerturbationSelection
 from darts_fast.spaces import get_space
@@ -25,13 +28,23 @@ from darts_fast.spaces import get_space
 SPACE = get_space("darts")
 
 
-def net_of(C: int = 8, layers: int = 3, **settings: Any) -> PartialNetwork:
+Partial = PartialNetwork | PartialTinyNetwork
+NETWORKS = [lambda: PartialNetwork(8, 10, 3), lambda: PartialTinyNetwork(8, 1, 10)]
+_Net = TypeVar("_Net", bound=Partial)
+
+
+def drawn(make: Callable[[], _Net]) -> _Net:
+    """The network with architecture parameters that differ."""
     torch.manual_seed(1)
-    net = PartialNetwork(C, 10, layers, **settings)
+    net = make()
     with torch.no_grad():
         for parameter in net.arch_parameters():
             parameter.normal_()
     return net
+
+
+def net_of(C: int = 8, layers: int = 3, **settings: Any) -> PartialNetwork:
+    return drawn(lambda: PartialNetwork(C, 10, layers, **settings))
 
 
 def plain_logits(state: dict[str, Tensor], net: PartialNetwork, x: Tensor, k: int) -> Tensor:
@@ -108,8 +121,9 @@ def test_gradients_of_alphas_and_betas_are_differences_of_the_loss() -> None:
         assert (parameter.grad * direction).sum().item() == pytest.approx(slope, rel=1e-6)
 
 
-def test_running_statistics_move_alike_in_both_backends() -> None:
-    nets = [net_of(), net_of()]
+@pytest.mark.parametrize("make", NETWORKS)
+def test_running_statistics_move_alike_in_both_backends(make: Callable[[], Partial]) -> None:
+    nets = [drawn(make), drawn(make)]
     x = torch.randn(4, 3, 8, 8)
     for net, rival in zip(nets, ("fused", "reference"), strict=True):
         with use_backend(rival):
@@ -166,20 +180,24 @@ def test_keys_and_parameters_are_those_of_the_authors_network() -> None:
     net.load_state_dict(state)
 
 
-def test_full_state_has_the_betas(tmp_path: Any) -> None:
-    net, other = net_of(), PartialNetwork(8, 10, 3)
+@pytest.mark.parametrize("make", NETWORKS)
+def test_full_state_has_the_betas(make: Callable[[], Partial], tmp_path: Path) -> None:
+    net, other = drawn(make), make()
     torch.save(net.full_state_dict(), tmp_path / "net.pt")
     other.load_full_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
     twin = net.new()
     for copied in (other, twin):
         for mine, theirs in zip(net.arch_parameters(), copied.arch_parameters(), strict=True):
             assert torch.equal(mine, theirs)
-    assert type(twin) is PartialNetwork
+    assert type(twin) is type(net)
+    x = torch.randn(2, 3, 8, 8)
+    assert torch.equal(other(x), net(x))
+    assert not torch.equal(twin(x), net(x))
     state = net.full_state_dict()
-    del state["alphas"]["normal edges"]
-    with pytest.raises(
-        ValueError, match=r"must have normal edges alphas of shape \[14\], got None"
-    ):
+    name, beta = next(iter(net.betas().items()))
+    del state["alphas"][f"{name} edges"]
+    message = rf"must have {name} edges alphas of shape \[{len(beta)}\], got None"
+    with pytest.raises(ValueError, match=message):
         other.load_full_state_dict(state)
 
 

@@ -6,7 +6,6 @@ from __future__ import annotations
 import copy
 import gc
 import weakref
-from pathlib import Path
 from typing import Any
 
 import plain_darts as plain
@@ -109,16 +108,6 @@ def test_logits_and_gradients_are_those_of_plain_pytorch(rival: str, k: int) -> 
         torch.testing.assert_close(mine, gradient, rtol=1e-8, atol=1e-10, msg=name)
 
 
-def test_running_statistics_move_alike_in_both_backends() -> None:
-    nets = [net_of(), net_of()]
-    x = torch.randn(4, 3, 8, 8)
-    for net, rival in zip(nets, ("fused", "reference"), strict=True):
-        with use_backend(rival):
-            net(x)
-    for (name, mine), theirs in zip(nets[0].named_buffers(), nets[1].buffers(), strict=True):
-        torch.testing.assert_close(mine, theirs, rtol=1e-4, atol=1e-5, msg=name)
-
-
 def test_a_cell_makes_one_native_call_per_node(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
     run = partial_channels.run_cell
@@ -175,20 +164,6 @@ def test_a_network_that_has_run_is_freed(kind: type[nn.Module]) -> None:
     del net
     gc.collect()
     assert [module() for module in modules if module() is not None] == []
-
-
-def test_full_state_has_the_betas(tmp_path: Path) -> None:
-    net, other = net_of(), PartialTinyNetwork(8, 1, 10)
-    torch.save(net.full_state_dict(), tmp_path / "net.pt")
-    other.load_full_state_dict(torch.load(tmp_path / "net.pt", weights_only=True))
-    twin = net.new()
-    for copied in (other, twin):
-        for mine, theirs in zip(net.arch_parameters(), copied.arch_parameters(), strict=True):
-            assert torch.equal(mine, theirs)
-    assert type(twin) is PartialTinyNetwork
-    x = torch.randn(2, 3, 8, 8)
-    assert torch.equal(other(x), net(x))
-    assert not torch.equal(twin(x), net(x))
 
 
 def test_the_architecture_has_the_largest_operation_of_every_edge() -> None:
