@@ -182,8 +182,15 @@ def test_recorded_bytes_keep_to_the_target():
     path = ROOT / "bench/results/cuda-traffic.json"
     record = json.loads(path.read_text())
     rows = [row for result in record["results"] for row in result["sweeps"]]
-    assert len(rows) >= 4
-    assert all(1 <= row["of_minimum"] <= traffic.TARGET for row in rows)
+    assert len(rows) >= 9
+    assert all(1 <= row["of_minimum"] <= row["most"] for row in rows)
+    of_forward = [
+        row["most"]
+        for result in record["results"]
+        if "forward" in result["case"]
+        for row in result["sweeps"]
+    ]
+    assert of_forward == [traffic.TARGET] * 5
     assert traffic.table(record["results"]) in path.with_suffix(".md").read_text()
 
 

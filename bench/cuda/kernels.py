@@ -6,10 +6,10 @@
 
 Fails on warnings, on registers that spill, on local memory, on double arithmetic in kernels that
 are not for double, and where a kernel takes more registers or shared memory, lets fewer blocks run
-together, has more instructions or narrower accesses than recorded. Kernels for double have <double>
-in their name; those that finish sums in double by design are listed in the record, under
-"sums_in_double". Instructions are read by cuobjdump (PyPI: nvidia-cuda-cuobjdump); without it the
-run says so and checks the rest.
+together, has more instructions, more lines of arithmetic in double or narrower accesses than
+recorded. Kernels for double have <double> in their name; those that finish sums in double by design
+are listed in the record, under "sums_in_double". Instructions are read by cuobjdump (PyPI:
+nvidia-cuda-cuobjdump); without it the run says so and checks the rest.
 """
 
 from __future__ import annotations
@@ -42,6 +42,7 @@ def row(kernel: Kernel, instructions: dict[str, object]) -> Row:
         "threads": kernel.threads,
         "registers": kernel.registers,
         "shared": kernel.shared,
+        "doubles": kernel.doubles,
         "blocks_per_multiprocessor": fit.blocks,
         "occupancy": round(fit.share, 3),
         "limited_by": fit.limit,
@@ -90,6 +91,7 @@ def worse(rows: dict[str, dict[str, Row]], recorded: dict[str, dict[str, Row]]) 
             for key, sign in (
                 ("registers", 1),
                 ("shared", 1),
+                ("doubles", 1),
                 ("blocks_per_multiprocessor", -1),
                 ("load_bits", -1),
                 ("store_bits", -1),

@@ -35,9 +35,12 @@ __device__ __forceinline__ WeightSizes weight_sizes(const BlockRow& b, int input
   return {one * matrices(b), 0};
 }
 
+// A chunk's partial sums are as many as the block has weights, whatever its positions: few of them
+// would move more bytes than the maps.
 __host__ __device__ inline int64_t chunk_positions(int64_t positions) {
-  constexpr int64_t kMostChunks = 64;
+  constexpr int64_t kMostChunks = 64, kLeast = 4 * kGradPositions;
   const int64_t share = (positions + kMostChunks - 1) / kMostChunks;
+  if (share <= kLeast) return kLeast;
   return (share + kGradPositions - 1) / kGradPositions * kGradPositions;
 }
 
