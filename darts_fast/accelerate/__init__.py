@@ -73,7 +73,8 @@ def accelerate(model: _Model, *, verify: Any = False) -> _Model:
     Tensors that a class holds are given random values in the proof, so that a mask of ones does not
     pass for none. Not seen is a change of what code finds in other ways: names put together at run
     time, files and environment variables, arrays of numpy, objects without ``__dict__``, and the
-    inside of functions of torch and other libraries. `verify` sees each of them on its batch.
+    inside of functions of torch and other libraries. `verify` finds such a change if it was made
+    before and matters for the batch.
 
     Where a model draws random numbers in the shape of maps (an operation that runs as its module, a
     dropout, ``randn_like`` in its code) fused results have the memory format of the original's, on
