@@ -18,6 +18,11 @@ namespace darts_fast::cuda {
 namespace {
 
 constexpr int kThreads = 256;
+// Blocks that an SM keeps at once, which bounds the registers: in double the operands leave room
+// for few blocks anyway. Kernels that need no bound name it too: without one the compiler spills
+// for the sake of a third block.
+template <typename T>
+constexpr int kResident = sizeof(T) == 8 ? 1 : 2;
 
 struct OpRow {
   int16_t source, node, kind, norm, block, map, inner_map, pool;

@@ -12,8 +12,9 @@ namespace darts_fast::cuda {
 namespace {
 
 template <typename T, typename M, int V>
-__global__ __launch_bounds__(kThreads) void cell_combine(const __grid_constant__ Cell<T, M> c,
-                                                         int list, int count, int node) {
+__global__ __launch_bounds__(kThreads,
+                             kResident<T>) void cell_combine(const __grid_constant__ Cell<T, M> c,
+                                                             int list, int count, int node) {
   const StripPlace<V> at(c.channels, c.images * c.node_height * c.node_width);
   if (!at.works) return;
   const int group = at.group;

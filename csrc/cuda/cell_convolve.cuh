@@ -122,9 +122,8 @@ __device__ __forceinline__ void tile_statistics(const Cell<T, M>& c, const Micro
 }
 
 template <typename T, typename M, int V>
-__global__ __launch_bounds__(kThreads,
-                             kResident<T>) void cell_convolve(const __grid_constant__ Cell<T, M> c,
-                                                              int list) {
+__global__ __launch_bounds__(kThreads, V == 1 ? 1 : kResident<T>) void cell_convolve(
+    const __grid_constant__ Cell<T, M> c, int list) {
   __shared__ ConvolveShared<T> s;
   const Micro micro(c.channels);
   const int item = c.table.lists[list + static_cast<int>(blockIdx.z)];

@@ -211,8 +211,8 @@ __device__ __forceinline__ void inner_tile(const Cell<T, M>& c, int block, const
 // what passes that norm, by the last of its blocks. partial is [G, tiles, 2 * chains, C], counters
 // [blocks, chunks]. grid = (tiles, groups * chunks of channels, chains).
 template <typename T, typename M, int V>
-__global__ __launch_bounds__(kThreads) void cell_grad_inner(const __grid_constant__ Cell<T, M> c,
-                                                            int list) {
+__global__ __launch_bounds__(kThreads, kResident<T>) void cell_grad_inner(
+    const __grid_constant__ Cell<T, M> c, int list) {
   __shared__ Vec<T, V> shared[2][kThreads];
   const int chain = static_cast<int>(blockIdx.z);
   const int k = c.table.lists[list + chain];

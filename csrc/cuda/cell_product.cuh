@@ -18,10 +18,6 @@ constexpr int kWidth = 64;
 constexpr int kMostPositions = 256;
 constexpr int kMostTaps = 49;
 constexpr int kMicro = 4;
-// Blocks that an SM keeps at once, which bounds the registers: in double the operands leave room
-// for few blocks anyway.
-template <typename T>
-constexpr int kResident = sizeof(T) == 8 ? 1 : 2;
 
 // Rows are padded by a vector: threads that fill neighbouring channels hit other banks.
 template <typename T>
