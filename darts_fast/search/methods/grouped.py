@@ -32,7 +32,7 @@ class GroupedForward:
 
     def __init__(self, net: Supernet) -> None:
         self.net = net
-        self._known = KnownWalk(net)
+        self._known = KnownWalk.of(net)
         self._draws = any(isinstance(module, Noise) for module in net.modules())
 
     def __call__(self, images: Tensor, tables: Mapping[str, Tensor]) -> list[Tensor]:

@@ -97,7 +97,7 @@ class MaskedEvaluation:
         self.batches = 0
         own = {name: weights.detach() for name, weights in net.edge_weights().items()}
         self._tables = gather(own, tables)
-        self._known = KnownWalk(net)
+        self._known = KnownWalk.of(net)
         self._modules = self._known.modules()
         self._buffers = sum(
             buffer.nbytes
@@ -135,7 +135,13 @@ class MaskedEvaluation:
         self._modules = self._known.modules()
         walk = self._walk(images)
         with (
-            untouched(self.net, self.bn, keep_rng=self.seed is not None, modules=self._modules),
+            untouched(
+                self.net,
+                self.bn,
+                keep_rng=self.seed is not None,
+                modules=self._modules,
+                moving=None if walk is None else walk.moving,
+            ),
             torch.no_grad(),
         ):
             if walk is None:

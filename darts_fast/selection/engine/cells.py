@@ -20,6 +20,7 @@ from darts_fast.nn.mixed_op import MixedOp
 from darts_fast.nn.nasbench201 import NAS201SearchCell
 from darts_fast.nn.operations import Noise, Zero
 from darts_fast.nn.plan import current_plan, plan_cell
+from darts_fast.selection.engine.restore import kept_buffers
 from darts_fast.selection.engine.split import SplitCell
 from darts_fast.selection.engine.states import State, Variants
 from darts_fast.selection.engine.terms import Operations, run_terms
@@ -50,10 +51,12 @@ def run_search_cell(
         or not runs_native(x, table.values)
         or not operations.plan.takes(x)
     ):
-        outputs = [
-            cast(Tensor, cell(*(state.of(g, groups) for state in states), weights))
-            for g, weights in enumerate(table.values)
-        ]
+        # Where operations have native forms nobody else puts their statistics back.
+        with kept_buffers(() if operations is None else cell.modules()):
+            outputs = [
+                cast(Tensor, cell(*(state.of(g, groups) for state in states), weights))
+                for g, weights in enumerate(table.values)
+            ]
         return State(outputs[0] if alone else torch.cat(outputs), not alone)
     if isinstance(cell, Cell):
         modules = (cell.preprocess0, cell.preprocess1)

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -16,35 +16,49 @@ from darts_fast.seeding import rng_state, set_rng_state
 
 @contextmanager
 def untouched(
-    net: nn.Module, bn: str, *, keep_rng: bool, modules: Sequence[nn.Module] | None = None
+    net: nn.Module,
+    bn: str,
+    *,
+    keep_rng: bool,
+    modules: Sequence[nn.Module] | None = None,
+    moving: Sequence[nn.Module] | None = None,
 ) -> Iterator[None]:
     """Put the network in the mode for scoring, and back at the end, however that comes.
 
     Args: bn, see `MaskedEvaluation`: "batch_updating" leaves the buffers as they have become;
     keep_rng, whether the global random states are put back; modules, those of the network, where
-    the caller has listed its thousands already.
+    the caller has listed its thousands already; moving, those whose buffers may move, default all.
     """
     training = bn != "running"
     # Set only where that is needed.
     flags = [(module, module.training) for module in modules or net.modules()]
-    buffers: list[Tensor] = []
-    if bn != "batch_updating":
-        kept = (buffer for module, _ in flags for buffer in module._buffers.values())
-        buffers = [buffer for buffer in kept if buffer is not None]
-    values = [torch.empty_like(buffer) for buffer in buffers]
-    _copy(values, buffers)
+    if moving is None:
+        moving = [module for module, _ in flags]
     random = rng_state() if keep_rng else None
     try:
         if not all(flag == training for _, flag in flags):
             net.train(training)
-        yield
+        with kept_buffers(moving if bn != "batch_updating" else ()):
+            yield
     finally:
         for module, flag in flags:
             if module.training != flag:
                 module.training = flag
-        _copy(buffers, values)
         if random is not None:
             set_rng_state(random)
+
+
+@contextmanager
+def kept_buffers(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Puts the buffers of these modules, not of those below them, back."""
+    kept = (buffer for module in modules for buffer in module._buffers.values())
+    buffers = [buffer for buffer in kept if buffer is not None]
+    values = [torch.empty_like(buffer) for buffer in buffers]
+    _copy(values, buffers)
+    try:
+        yield
+    finally:
+        _copy(buffers, values)
 
 
 @torch.no_grad()

@@ -39,6 +39,20 @@ class Walk:
             find_operations(stage) if isinstance(stage, (Cell, NAS201SearchCell)) else None
             for stage in self.stages
         ]
+        self.moving = self._moving()
+
+    def _moving(self) -> list[nn.Module]:
+        """The modules whose running statistics a walk in training mode may move: all but the
+        operations that run natively."""
+        native = {
+            part
+            for stage, operations in zip(self.stages, self.operations, strict=True)
+            if operations is not None
+            for part in cast(
+                nn.Module, getattr(stage, "_ops" if isinstance(stage, Cell) else "edges")
+            ).modules()
+        }
+        return [part for part in self.net.modules() if part not in native]
 
     def idle(self) -> set[Place]:
         """Operations that add nothing in any cell, whatever their weight: `none`."""
@@ -83,12 +97,30 @@ class Walk:
         return logits
 
 
+class _Kept:
+    """Stays with a network: copies and pickles of it start with nothing."""
+
+    def __init__(self) -> None:
+        self.walk: KnownWalk | None = None
+
+    def __reduce__(self) -> tuple[type[_Kept], tuple[()]]:
+        return _Kept, ()
+
+
 class KnownWalk:
     """The modules of a network and its `Walk`, found again where the modules are others.
 
     To list thousands of modules, and to plan all cells, takes longer than small batches to
-    evaluate.
+    evaluate: `of` keeps it with the network.
     """
+
+    @classmethod
+    def of(cls, net: Supernet) -> KnownWalk:
+        """What is known of a network, from one evaluation of it to the next."""
+        kept = vars(net).setdefault("_known_walk", _Kept())
+        if kept.walk is None or kept.walk._net is not net:
+            kept.walk = cls(net)
+        return cast(KnownWalk, kept.walk)
 
     def __init__(self, net: Supernet) -> None:
         self._net = net
