@@ -172,8 +172,8 @@ def every_cell(table: AccuracyTable) -> dict[str, dict[str, float]]:
 def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     args = arguments(given)
     table = load_accuracy_table(args.table)
-    command = command_of(args, small_images(args))
-    status = darts_fast(command)
+    images = small_images(args)
+    status = darts_fast(command_of(args, images))
     if status:
         raise SystemExit(status)
     names = product(args.methods, args.seeds)
@@ -185,9 +185,12 @@ def main(given: Sequence[str] | None = None) -> dict[str, Any]:
     rows = [row for pair in given_rows for row in rows_of(*pair, args.selections, table)]
     order = {name: place for place, name in enumerate(args.selections)}
     rows.sort(key=lambda row: (args.methods.index(row["method"]), order[row["selection"]]))
-    kept = {name: value for name, value in vars(args).items() if name not in ("out", "json")}
+    # The record has the names of files, not where they are.
+    kept = {name: value for name, value in vars(args).items() if name != "json"}
+    kept |= {"data": Path(args.data).name, "table": Path(args.table).name, "out": "grid"}
+    command = command_of(argparse.Namespace(**kept), Path("grid") / images.name)
     result = {
-        "settings": {**kept, "data": Path(args.data).name, "table": Path(args.table).name},
+        "settings": kept,
         "command": f"darts-fast {shlex.join(command)}",
         "environment": environment(),
         "every_cell": every_cell(table),
