@@ -77,7 +77,15 @@ def test_nothing_is_left_behind() -> None:
     assert torch.equal(torch.get_rng_state(), random)
     assert not any(module._forward_pre_hooks for module in net.modules())
     assert all(parameter.grad is None for parameter in net.parameters())
-    assert not any(value.is_meta for value in (*supernet.state_dict().values(),))
+    assert not any(value.is_meta for value in supernet.state_dict().values())
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_it_is_in_the_models_mode(training: bool) -> None:
+    net = build("nasbench201").train(training)
+    supernet = darts_fast.as_supernet(net)
+    assert all(module.training == training for module in supernet.modules())
+    assert all(module.training == training for module in net.modules())
 
 
 def test_weights_and_statistics_are_the_models_own() -> None:

@@ -17,8 +17,8 @@ from darts_fast.accelerate.verify import model_arguments, unchanged
 from darts_fast.nn import Network, TinyNetwork
 
 _LEAVES = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
-# Norm of the difference in parts of the norm: rounding, which a batch norm may enlarge.
-# The weights may be in single precision where the model is in double.
+# Norm of the difference in parts of the norm: rounding, which a batch norm may enlarge. The edge
+# weights may be in single precision where the model is in double.
 _TOLERANCES = {torch.float64: 1e-6, torch.float32: 1e-3}
 # Of edge weights: those of the supernet are a softmax of logarithms.
 _WEIGHT_TOLERANCE = 1e-6
@@ -62,7 +62,7 @@ def as_supernet(model: nn.Module, batch: Any = True) -> Network | TinyNetwork:
     for module in net.modules():
         if module not in shared:
             module.training = model.training
-    with unchanged(model), torch.no_grad(), _flags(model):
+    with unchanged(model), torch.no_grad(), _flags(net):
         net.train()
         found = net(arguments[0])
     _check(model, found, expected)
