@@ -293,7 +293,8 @@ MixedCellArguments check_mixed_cell(const char* op, const MixedCellInputs& in, b
       a.precision == Precision::kFull || in.states[0].scalar_type() == at::kFloat, op,
       ": a precision below the full one needs float32 states, got ", in.states[0].scalar_type());
   const int64_t element = static_cast<int64_t>(in.states[0].element_size());
-  assign_parts(a.plan, staging, slot_elements(s) * element);
+  a.plan.groups_at_once = save || !staging.staged ? s.groups : staging.groups(s, element);
+  assign_parts(a.plan, staging, slot_elements(a.plan) * element);
   assign_slots(a.plan, save, a.precision != Precision::kFull, staging.staged);
   return a;
 }

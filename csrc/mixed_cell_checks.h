@@ -49,8 +49,9 @@ struct MixedCellPlan {
   std::vector<int64_t> chains, chains_at;
   std::vector<int64_t> state_pools, state_pools_at;
   std::vector<CellPart> parts;
-  // Maps of G * N nodes that the buffer holds, and behind them those of bfloat16 elements: none
-  // where the maps of convolutions are among the others.
+  int64_t groups_at_once;  // whose maps there is room for
+  // Maps of these groups' nodes that the buffer holds, and behind them those of bfloat16 elements:
+  // none where the maps of convolutions are among the others.
   int64_t slots, raw_slots;
   int64_t stage_slots;  // convolutions in the largest part
 
@@ -66,6 +67,10 @@ struct CellStaging {
   int64_t most_bytes = std::numeric_limits<int64_t>::max();  // of the maps of a part
   int64_t chain_maps = 1;  // maps that a chain counts for; other convolutions count for one
   bool staged = false;     // without `save`, convolutions have no slots but those of their part
+
+  // Of how many groups the maps of an edge, about four, are that small; of one at least. Groups
+  // know nothing of each other: the next ones use the same memory again.
+  int64_t groups(const CellShape& shape, int64_t element_size) const;
 };
 
 // Cuts between edges, whose ops share a tile of their source. A part has at least one edge if its
@@ -93,13 +98,14 @@ struct MixedCellArguments {
 };
 
 // Raises with the op's name where anything does not fit. `save`: every map keeps a slot of its own;
-// otherwise a slot is used again once nothing reads it.
+// otherwise a slot is used again once nothing reads it, and where convolutions are staged, by the
+// next groups.
 MixedCellArguments check_mixed_cell(const char* op, const MixedCellInputs& inputs, bool save,
                                     const CellStaging& staging = {});
 
 // Elements from one slot of a buffer of maps to the next. Slots do not begin at equal places of a
 // memory page, where streams of several maps would compete for the same lines of a cache.
-int64_t slot_elements(const CellShape& shape);
+int64_t slot_elements(const MixedCellPlan& plan);
 
 // Elements of T in the buffer of all slots, those of convolutions in bfloat16 at its end. A slot is
 // an even number of elements.

@@ -11,6 +11,13 @@ int64_t MixedCellPlan::most_chains() const {
   return most;
 }
 
+int64_t CellStaging::groups(const CellShape& s, int64_t element_size) const {
+  constexpr int64_t kMapsOfEdge = 4;
+  const int64_t map = s.images * s.node_height * s.node_width * s.channels * element_size;
+  const int64_t fit = most_bytes / std::max<int64_t>(kMapsOfEdge * map, 1);
+  return std::clamp<int64_t>(fit, std::min<int64_t>(s.groups, 1), s.groups);
+}
+
 void assign_parts(MixedCellPlan& plan, const CellStaging& staging, int64_t map_bytes) {
   const CellShape& s = plan.shape;
   const int64_t most = staging.most_bytes / map_bytes;

@@ -37,7 +37,7 @@ void set_cell_arguments(CellArguments<T, M>& p, const MixedCellArguments& a,
   p.norms = a.norms.data();
   p.eps = a.eps.data();
   p.active = reinterpret_cast<const uint8_t*>(a.active.const_data_ptr<bool>());
-  p.slot = slot_elements(a.plan.shape);
+  p.slot = slot_elements(a.plan);
   p.maps = maps;
   p.raw = reinterpret_cast<M*>(maps + (sizeof(M) < sizeof(T) ? a.plan.slots * p.slot : 0));
 }

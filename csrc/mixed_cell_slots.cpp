@@ -5,14 +5,15 @@
 
 namespace darts_fast {
 
-int64_t slot_elements(const CellShape& s) {
+int64_t slot_elements(const MixedCellPlan& plan) {
   constexpr int64_t kStagger = 144;
-  const int64_t size = s.groups * s.images * s.node_height * s.node_width * s.channels;
+  const CellShape& s = plan.shape;
+  const int64_t size = plan.groups_at_once * s.images * s.node_height * s.node_width * s.channels;
   return (size + 15) / 16 * 16 + kStagger;
 }
 
 int64_t buffer_elements(const MixedCellPlan& plan) {
-  return (2 * plan.slots + plan.raw_slots) * slot_elements(plan.shape) / 2;
+  return (2 * plan.slots + plan.raw_slots) * slot_elements(plan) / 2;
 }
 
 void assign_slots(MixedCellPlan& plan, bool save, bool bf16_maps, bool staged) {

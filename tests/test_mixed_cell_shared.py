@@ -81,6 +81,31 @@ def test_same_bits_at_any_number_of_threads(backend: str, norm: str) -> None:
     assert all(torch.equal(found[0], other) for other in found[1:])
 
 
+@pytest.mark.parametrize("shared", [0, 1])
+@pytest.mark.parametrize("threads", [1, 3])
+def test_groups_whose_maps_are_large_take_turns(backend: str, shared: int, threads: int) -> None:
+    """Eight of them at a time: the maps of an edge are 1 MiB."""
+    torch.set_num_threads(threads)
+    groups, batch = 13, 4
+    one, _ = shared_case(shared, groups=groups, batch=batch, size=(32, 32), channels=16, stride=1)
+    one = to(one, torch.float32)
+    found = run(one, shared)
+    for group in range(groups):
+        images = slice(group * batch, (group + 1) * batch)
+        states = [x if i < shared else x[images] for i, x in enumerate(one.states)]
+        assert one.active is not None
+        rows = slice(group, group + 1)
+        alone = run(
+            replace(
+                *(one,), states=states, weights=one.weights[rows], active=one.active[rows], groups=1
+            ),
+            0,
+        )
+        assert torch.equal(found.output[images], alone.output)
+        assert torch.equal(found.mean[rows], alone.mean)
+        assert torch.equal(found.var[rows], alone.var)
+
+
 def test_one_group_shares_nothing_and_everything(backend: str) -> None:
     one, stacked = shared_case(2, groups=1)
     assert torch.equal(run(one, 2).output, run(stacked, 0).output)

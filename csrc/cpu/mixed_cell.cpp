@@ -42,10 +42,8 @@ constexpr int64_t kCached = 8 << 20;
 template <typename T, typename M>
 void run_forward(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& p) {
   const CellShape& s = p.plan.shape;
-  const CellArguments<T, M>& arguments = p;
   const int64_t images = s.groups * s.images;
   const int64_t norm_work = s.images * s.channels * 4;
-  run_phase(kernel.pack, arguments, s.blocks, p.packed_stride);
   for (int64_t index = 0; index < p.plan.part_count; ++index) {
     const CellPart& part = p.plan.parts[index];
     const int64_t entering = part.end - part.begin;
@@ -60,6 +58,33 @@ void run_forward(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& 
   }
   const CellStep<CellForward<T, M>> last = {&p, p.plan.part_count, false};
   run_phase(kernel.first, last, images, state_work(s) * 4);
+}
+
+// The groups `at_once` by `at_once`, whose maps, moments and coefficients take each other's place.
+template <typename T, typename M>
+void run_groups(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& all,
+                int64_t at_once) {
+  const CellShape& s = all.plan.shape;
+  const CellArguments<T, M>& arguments = all;
+  const int64_t period = kernel.period(s.channels);
+  run_phase(kernel.pack, arguments, s.blocks, all.packed_stride);
+  std::vector<const T*> states(all.states, all.states + s.inputs);
+  CellForward<T, M> p = all;
+  p.states = states.data();
+  for (int64_t group = 0; group < s.groups; group += at_once) {
+    p.plan.shape.groups = std::min(at_once, s.groups - group);
+    for (int64_t i = s.shared; i < s.inputs; ++i) {
+      states[i] = all.states[i] + group * s.images * state_work(s);
+    }
+    p.weights = all.weights + group * s.ops;
+    p.active = all.active + group * s.ops;
+    p.mean = all.mean + group * s.norms * s.channels;
+    p.var = all.var + group * s.norms * s.channels;
+    const int64_t node = s.node_height * s.node_width * s.channels;
+    p.output = all.output + group * s.images * node * s.multiplier;
+    std::fill_n(p.center + p.plan.shape.groups * s.norms * period, period, T(0));
+    run_forward(kernel, p);
+  }
 }
 
 // Without statistics of the batch there is nothing to wait for: an image goes through the cell.
@@ -123,11 +148,12 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     const int64_t packed =
         work.reserve<scalar_t>((whole ? groups : 1) * s.blocks * p.packed_stride);
     const int64_t scratch = work.reserve<scalar_t>(at::get_num_threads() * p.scratch_stride);
-    const int64_t moments = whole ? 0 : (s.blocks + s.pools) * images * s.channels;
+    const int64_t at_once = whole ? groups : a.plan.groups_at_once;
+    const int64_t moments = whole ? 0 : (s.blocks + s.pools) * at_once * s.images * s.channels;
     const int64_t partial = work.reserve<double>(2 * moments);
-    const int64_t rows = groups * s.norms;
+    const int64_t rows = at_once * s.norms;
     const int64_t patterns =
-        work.reserve<scalar_t>((3 * rows + 1 + groups * (s.ops + s.nodes)) * period);
+        work.reserve<scalar_t>((3 * rows + 1 + at_once * (s.ops + s.nodes)) * period);
     const int64_t saved = s.blocks * p.slot * static_cast<int64_t>(sizeof(map_t));
     const bool staged = !whole && (!save || saved > kCached);
     const int64_t stage = work.reserve<map_t>(staged ? a.plan.stage_slots * p.slot : 0);
@@ -144,7 +170,7 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     p.scale = p.center + (rows + 1) * period;
     p.shift = p.scale + rows * period;
     p.term_scale = p.shift + rows * period;
-    p.constants = p.term_scale + groups * s.ops * period;
+    p.constants = p.term_scale + at_once * s.ops * period;
     std::fill_n(p.center + rows * period, period, scalar_t(0));
     p.mean = write_pointer<scalar_t>(mean);
     p.var = write_pointer<scalar_t>(var);
@@ -154,7 +180,7 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     if (whole) {
       run_running(kernel, p);
     } else {
-      run_forward(kernel, p);
+      run_groups(kernel, p, at_once);
     }
   });
   if (!save) maps = at::empty({0}, options);

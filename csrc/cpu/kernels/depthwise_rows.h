@@ -117,9 +117,7 @@ template <typename T, int kTaps>
 static inline void depthwise_grad_taps(const DepthwiseGradRows<T>& r, const Tap* taps,
                                        int64_t period, T* acc) {
   for (int64_t lane = 0; lane < period; lane += kLanes<T>) {
-    Vec<T> sum[kTaps];
-#pragma GCC unroll 25
-    for (int t = 0; t < kTaps; ++t) sum[t] = load(acc + t * period + lane);
+    Vec<T> sum[kTaps] = {};  // added to what is there in the end, so that no sum is long
     for (int64_t h = 0; h < r.rows; ++h) {
       const T* g = r.grad + h * r.grad_row;
       const T* base = r.input + h * r.input_row;
@@ -137,7 +135,10 @@ static inline void depthwise_grad_taps(const DepthwiseGradRows<T>& r, const Tap*
       }
     }
 #pragma GCC unroll 25
-    for (int t = 0; t < kTaps; ++t) store(acc + t * period + lane, sum[t]);
+    for (int t = 0; t < kTaps; ++t) {
+      T* at = acc + t * period + lane;
+      store(at, load(at) + sum[t]);
+    }
   }
 }
 
@@ -177,9 +178,7 @@ static inline void depthwise_grad_pair(const DepthwiseGradPair<T>& r, int64_t pe
   constexpr int kKernel = 5;
   constexpr int kTaps = kKernel * kKernel;
   for (int64_t lane = 0; lane < period; lane += kLanes<T>) {
-    Vec<T> sum[kTaps];
-#pragma GCC unroll 25
-    for (int t = 0; t < kTaps; ++t) sum[t] = load(acc + t * period + lane);
+    Vec<T> sum[kTaps] = {};  // added to what is there in the end, so that no sum is long
     const auto add = [&](const T* x, Vec<T> first, Vec<T> second) {
       const Stepped<T, kKernel + 1> rows(x, r.kernel_row);
 #pragma GCC unroll 6
@@ -203,7 +202,10 @@ static inline void depthwise_grad_pair(const DepthwiseGradPair<T>& r, int64_t pe
       add(r.input + i, first, second);
     }
 #pragma GCC unroll 25
-    for (int t = 0; t < kTaps; ++t) store(acc + t * period + lane, sum[t]);
+    for (int t = 0; t < kTaps; ++t) {
+      T* at = acc + t * period + lane;
+      store(at, load(at) + sum[t]);
+    }
   }
 }
 

@@ -167,13 +167,9 @@ struct PointwiseGradRows {
 template <typename T, int kChannels, int kVectors>
 static inline void pointwise_grad_block(const PointwiseGradRows<T>& r, int64_t channel,
                                         int64_t lane, T* acc, int64_t row) {
-  Vec<T> sum[kChannels][kVectors];
+  // From 0, and added to what is there in the end: a long sum one by one would lose its digits.
+  Vec<T> sum[kChannels][kVectors] = {};
   T* to = acc + channel * row + lane;
-#pragma GCC unroll 16
-  for (int c = 0; c < kChannels; ++c) {
-#pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) sum[c][v] = load(to + c * row + v * kLanes<T>);
-  }
   for (int64_t h = 0; h < r.rows; ++h) {
     const T* in = r.input + h * r.input_row + channel;
     const T* g = r.grad + h * r.grad_row + lane;
@@ -192,7 +188,10 @@ static inline void pointwise_grad_block(const PointwiseGradRows<T>& r, int64_t c
 #pragma GCC unroll 16
   for (int c = 0; c < kChannels; ++c) {
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) store(to + c * row + v * kLanes<T>, sum[c][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      T* at = to + c * row + v * kLanes<T>;
+      store(at, load(at) + sum[c][v]);
+    }
   }
 }
 

@@ -26,10 +26,13 @@ _SHARE_OF_AVAILABLE = 4
 _SHARE_OF_DEVICE = 2
 # More memory than this makes nothing faster on a CPU.
 _MOST_BY_DEFAULT = 2**30
-# Scratch of the kernels, rounding, what the allocator keeps: a part and a constant.
-_MARGIN, _CONSTANT = 1.3, 8 * 2**20
+# Scratch of the kernels, rounding, what the allocator keeps: a part, less of the states that
+# groups have, which are few large blocks, and a constant.
+_MARGIN, _MARGIN_OF_STATES, _CONSTANT = 1.3, 1.15, 8 * 2**20
 # Of the maps that a kernel's part may have where that is more than one edge's (csrc/cpu).
 _PART = 8 * 2**20
+# So many maps of every group in turn fit into a part (csrc/mixed_cell_parts.cpp).
+_MAPS_OF_TURN = 4
 # A grid has 65,535 rows, and a map of 512 channels takes 16 of them in a group.
 _MOST_GROUPS = 2**12
 _WITH_MAPS = ("separable", "separable_twice", "dense", "factorized_reduce")
@@ -44,8 +47,10 @@ class Need(NamedTuple):
         together: for every group that goes through the stage at a time.
         waiting: for every other group of the chunk.
         run: at most so many go at a time; None for all of them.
-        edge, node: for every group that goes at a time, maps of convolutions of one edge, of a
-            node; those of some edges of a node are there together.
+        kept: for every group whose turn it is in a call.
+        edge, node: likewise, maps of convolutions of one edge, of a node; those of some edges of a
+            node are there together.
+        turn: so many groups take their turn together; None for all of them.
     """
 
     once: int
@@ -53,15 +58,18 @@ class Need(NamedTuple):
     together: int
     waiting: int = 0
     run: int | None = None
+    kept: int = 0
     edge: int = 0
     node: int = 0
+    turn: int | None = None
 
     def of(self, groups: int) -> int:
         """For so many groups."""
         at_a_time = groups if self.run is None else min(groups, self.run)
         rest = groups - at_a_time
-        part = max(at_a_time * self.edge, min(at_a_time * self.node, _PART))
-        grouped = at_a_time * self.together + part + rest * self.waiting
+        turn = at_a_time if self.turn is None else min(at_a_time, self.turn)
+        maps = turn * self.kept + max(turn * self.edge, min(turn * self.node, _PART))
+        grouped = at_a_time * self.together + maps + rest * self.waiting
         return self.once + max(self.before, grouped)
 
     def fitting(self, limit: int) -> int:
@@ -163,7 +171,7 @@ def stage_needs(
         grouped = min(max(index - first, 0), len(shapes))
         shared = len(shapes) - grouped
         once, each, before = sum(states[:shared]), sum(states[shared:]), 0
-        maps = _Maps(0, 0, 0, 0)
+        maps, in_turn = _Maps(0, 0, 0, 0), 0
         kept += sum(prepared[:shared]) if index >= first else 0
         each += sum(prepared[shared:]) + multiplier * one_map
         if index - first == len(shapes):
@@ -186,12 +194,23 @@ def stage_needs(
                 each += 2 * plan.nodes * one_map if plan.stride != 1 else 0
             if index >= first:
                 maps = _maps(plan, shared if few else 0, on_cuda)
-                each += maps.kept * one_map + maps.summed * sums
+                in_turn = maps.kept * one_map + maps.summed * sums
         waiting = len(shapes) * multiplier * one_map if index <= first else waiting
-        sizes = (once + kept, before, each, waiting, maps.edge * one_map, maps.node * one_map)
-        held, before, each, held_waiting, edge, node = (int(_MARGIN * size) for size in sizes)
-        run_of_stage = run if shared else None
-        needs.append(Need(always + held, before, each, held_waiting, run_of_stage, edge, node))
+        held, before, in_turn, edge, node = (
+            int(_MARGIN * size)
+            for size in (once + kept, before, in_turn, maps.edge * one_map, maps.node * one_map)
+        )
+        each, held_waiting = (int(_MARGIN_OF_STATES * size) for size in (each, waiting))
+        needs.append(
+            Need(
+                *(always + held, before, each, held_waiting),
+                run=run if shared else None,
+                kept=in_turn,
+                edge=edge,
+                node=node,
+                turn=None if on_cuda else max(1, _PART // (_MAPS_OF_TURN * one_map)),
+            )
+        )
         shapes = [*shapes[1:], produced]
     return needs
 
