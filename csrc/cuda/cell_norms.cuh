@@ -69,6 +69,7 @@ __device__ __forceinline__ void merge_norms(const Cell<T, M>& c, int item, int g
   const ListRange norms = c.table.item_norms[item];
   for (int ch = first + warp; ch < first + channels; ch += kNormWarps) {
     Moments moments = {0, 0, 0};
+#pragma unroll 2  // by four, its doubles spill in the convolution on sm_100
     for (int64_t t = lane; t < tiles; t += kWarp) {
       const T* in = partial_of(c, item, group, tiles, t) + ch;
       const int64_t left = positions - t * tile;
