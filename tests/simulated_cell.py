@@ -3,8 +3,8 @@
 
 from __future__ import annotations
 
+import atexit
 import functools
-import os
 import tempfile
 import warnings
 from collections.abc import Iterator
@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import torch
+from checked_runs import build_of_process
 from simt_build import Build, missing_tools
 from simulator import Order, Simulated
 
@@ -23,8 +24,6 @@ import darts_fast
 from darts_fast import _ops
 from darts_fast._ops import _relu_conv_norm
 from darts_fast._ops._direct import direct
-
-BUILD = "DARTS_TEST_BUILD"  # the environment variable that names what checks the kernels
 
 MARKS = [
     pytest.mark.filterwarnings("error"),
@@ -92,8 +91,9 @@ class SimulatedCell(Simulated):
 @cache
 def _simulated() -> SimulatedCell:
     # Of a process: a library registers its kernels once.
-    with tempfile.TemporaryDirectory() as folder:
-        return SimulatedCell(Path(folder), Build(os.environ.get(BUILD, "plain")))
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)  # a sanitizer finds its lines in the library's file
+    return SimulatedCell(Path(folder.name), build_of_process())
 
 
 @pytest.fixture(autouse=True)
