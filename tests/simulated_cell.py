@@ -3,10 +3,10 @@
 
 from __future__ import annotations
 
-import functools
 import os
+import subprocess
+import sys
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 import torch
-from simt_build import Build, missing_tools
+from simt_build import ROOT, SANITIZER_OPTIONS, Build, missing_tools
 from simulator import Order, Simulated
 
 import darts_fast
@@ -51,27 +51,13 @@ class SimulatedCell(Simulated):
     @contextmanager
     def replacing(self) -> Iterator[None]:
         """The emulated kernels in the place of the CPU's, for all that is called in Python."""
-        with pytest.MonkeyPatch.context() as patch, self._registered("mixed_cell"):
+        with pytest.MonkeyPatch.context() as patch, self.registered("mixed_cell"):
             self._replace_op(patch, _relu_conv_norm, "relu_conv_norm")
             move = _ops.move_running_statistics
             patch.setattr(
                 _ops, "move_running_statistics", lambda *arguments: self.call(move, *arguments)
             )
             yield
-
-    @contextmanager
-    def _registered(self, name: str) -> Iterator[None]:
-        """Of an op whose autograd is in C++, which finds kernels by their key."""
-        library = torch.library.Library("darts_fast", "IMPL")
-        for each in (name, f"{name}_backward"):
-            op = getattr(_ops, each)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that it takes another's place
-                library.impl(each, functools.partial(self.call, op), "CPU")
-        try:
-            yield
-        finally:
-            library._destroy()
 
     def _replace_op(self, patch: pytest.MonkeyPatch, module: ModuleType, name: str) -> None:
         forward, backward = getattr(module, name), getattr(module, f"{name}_backward")
@@ -108,3 +94,17 @@ def backend() -> Iterator[SimulatedCell]:
     with simulated.replacing():
         yield simulated
     torch.use_deterministic_algorithms(False)
+
+
+def assert_passes_under(build: Build, tests: str) -> None:
+    """A file of tests in a process of its own, whose emulated kernels a build checks."""
+    preload = build.preload()
+    if preload is None:
+        pytest.skip(f"the compiler has no shared runtime of the {build.value} sanitizer")
+    environment = {**os.environ, **SANITIZER_OPTIONS, **preload, BUILD: build.value}
+    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
+    command += [tests]
+    done = subprocess.run(
+        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
+    )
+    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
