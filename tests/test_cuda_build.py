@@ -19,13 +19,13 @@ import toolkit
 
 KERNELS = sorted((ROOT / "csrc/cuda").glob("*.cu"))
 # Compiled in a minute, not in seconds.
-LARGE = ("mixed_cell_kernels",)
+LARGE = ("mixed_cell_kernels", "conv_blocks_kernels")
 BINDINGS = sorted((ROOT / "csrc/cuda").glob("*.cpp"))
 
 OPS = [
     *(
         f"{op}{way}"
-        for op in ("node_sum", "mixed_cell", "relu_conv_norm")
+        for op in ("node_sum", "conv_blocks", "mixed_cell", "relu_conv_norm")
         for way in ("", "_backward")
     ),
     "move_running_statistics",

@@ -41,7 +41,7 @@ def test_what_the_cuda_kernels_do_not_take(x):
         assert not runs_native(x.half())
         assert not runs_native(x, x.double())
         assert not runs_native(x, torch.empty(3, device="cpu"))
-        assert not runs_fused(x)  # conv_blocks has no kernel there
+        assert not runs_fused(x)  # what is no cell stays on PyTorch
         with use_backend("reference"):
             assert not runs_native(x)
         torch.set_autocast_enabled("cuda", True)

@@ -172,7 +172,7 @@ __device__ __forceinline__ int64_t norm_row(const Cell<T, M>& c, int group, int 
 // The grid of positions of a map.
 struct Plane {
   int height, width;
-  __device__ __forceinline__ int size() const { return height * width; }
+  __host__ __device__ __forceinline__ int size() const { return height * width; }
 };
 
 template <typename T, typename M>

@@ -119,33 +119,6 @@ BackwardPlan<T, M> backward_plan(CellTablesBuilder<T, M>& builder,
   return plan;
 }
 
-// Elements of a row of partial weight gradients, and pieces of a launch, for the largest block.
-struct WeightLimits {
-  int64_t row = 0, pieces = 0;
-};
-
-template <typename T, typename M>
-WeightLimits weight_limits(const CellTablesBuilder<T, M>& builder) {
-  const Cell<T, M>& c = builder.cell;
-  const int most_in = c.in_channels > c.channels ? c.in_channels : c.channels;
-  const int64_t one = static_cast<int64_t>(most_in) * c.channels;
-  const int64_t in_pieces = ceil_divide(most_in, kDepth),
-                out_pieces = ceil_divide(c.channels, kWidth);
-  WeightLimits limits;
-  for (const BlockRow& b : builder.blocks) {
-    const int64_t taps = b.kernel * b.kernel;
-    const bool separable = b.kind == static_cast<int8_t>(ConvKind::kSeparable);
-    const int64_t matrices = separable                                          ? 1
-                             : b.kind == static_cast<int8_t>(ConvKind::kReduce) ? 2
-                                                                                : taps;
-    const int64_t row = matrices * one + (separable ? most_in * taps : 0);
-    const int64_t pieces = matrices * in_pieces * out_pieces + (separable ? in_pieces : 0);
-    if (row > limits.row) limits.row = row;
-    if (pieces > limits.pieces) limits.pieces = pieces;
-  }
-  return limits;
-}
-
 template <typename T, typename M, int V>
 class BackwardLaunches {
  public:
@@ -240,18 +213,19 @@ void launch_cell(const CudaCellBackward<T, M>& p, const Allocate& allocate, cuda
   cell.grad_output = p.grad_output;
   cell.grad_weights = p.grad_weights;
   const BackwardPlan<T, M> plan = backward_plan(builder, p);
-  const WeightLimits limits = weight_limits(builder);
-  const auto grads = [&](CellTables<T>& t, auto& put) {
-    put(t.grad_states, p.grad_states, s.inputs);
-    put(t.grad_first, p.grad_first, s.blocks);
-    put(t.grad_second, p.grad_second, s.blocks);
-    put(t.grad_gamma, p.grad_gamma, s.norms);
-    put(t.grad_beta, p.grad_beta, s.norms);
+  const int64_t most_in = p.in_channels > s.channels ? p.in_channels : s.channels;
+  const WeightLimits limits =
+      weight_limits(builder.blocks, static_cast<int>(most_in), cell.channels);
+  const auto grads = [&](CellTables<T>& t, const TableWriter& put) {
+    put.pointers(t.grad_states, p.grad_states, s.inputs);
+    put.pointers(t.grad_first, p.grad_first, s.blocks);
+    put.pointers(t.grad_second, p.grad_second, s.blocks);
+    put.pointers(t.grad_gamma, p.grad_gamma, s.norms);
+    put.pointers(t.grad_beta, p.grad_beta, s.norms);
   };
   const int64_t images = s.groups * s.images;
   const int64_t node_pixels = images * s.node_height * s.node_width;
   const int64_t state_pixels = images * s.height * s.width;
-  const int64_t most_in = p.in_channels > s.channels ? p.in_channels : s.channels;
   const int64_t positions = s.images * s.node_height * s.node_width;
   const int64_t weight_rows = s.groups * ceil_divide(positions, chunk_positions(positions));
   // Whole vectors, so that every slot is aligned.
@@ -279,7 +253,7 @@ void launch_cell(const CudaCellBackward<T, M>& p, const Allocate& allocate, cuda
   builder.upload(place(arrays), stream, grads);
   bool aligned = takes_vectors(p, p.in_channels, {p.grad_output});
   for (int64_t i = 0; i < s.inputs; ++i) {
-    aligned = aligned && reinterpret_cast<uintptr_t>(p.grad_states[i]) % 16 == 0;
+    aligned = aligned && is_aligned(p.grad_states[i]);
   }
   if (aligned) {
     launch_backward<T, M, kLanes<T>>(cell, plan, limits, stream);

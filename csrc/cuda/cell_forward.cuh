@@ -79,13 +79,10 @@ template <typename T, typename M>
 bool takes_vectors(const CellArguments<T, M>& p, int64_t in_channels,
                    std::initializer_list<const void*> others) {
   constexpr int lanes = kLanes<T>;
-  const auto aligned = [](const void* pointer) {
-    return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
-  };
   bool all = p.plan.shape.channels % lanes == 0 && in_channels % lanes == 0 && p.slot % 8 == 0 &&
-             aligned(p.maps) && aligned(p.raw) && aligned(p.mean) && aligned(p.var);
-  for (int64_t i = 0; i < p.plan.shape.inputs; ++i) all = all && aligned(p.states[i]);
-  for (const void* pointer : others) all = all && aligned(pointer);
+             is_aligned(p.maps) && is_aligned(p.raw) && is_aligned(p.mean) && is_aligned(p.var);
+  for (int64_t i = 0; i < p.plan.shape.inputs; ++i) all = all && is_aligned(p.states[i]);
+  for (const void* pointer : others) all = all && is_aligned(pointer);
   return all;
 }
 
@@ -100,9 +97,9 @@ void launch_cell(const CudaCellForward<T, M>& p, const Allocate& allocate, cudaS
   const CellArguments<T, M>& arguments = p;
   const std::vector<NodeStep> steps = forward_steps(builder, arguments);
   const ListRange given_norms = builder.lists.add(builder.given_norms());
-  const auto running = [&](CellTables<T>& t, auto& put) {
-    put(t.running_mean, p.running_mean, s.norms);
-    put(t.running_var, p.running_var, s.norms);
+  const auto running = [&](CellTables<T>& t, const TableWriter& put) {
+    put.pointers(t.running_mean, p.running_mean, s.norms);
+    put.pointers(t.running_var, p.running_var, s.norms);
   };
   const Micro micro(cell.channels);
   const int64_t tiles = ceil_divide(s.images * s.node_height * s.node_width, micro.positions());

@@ -144,7 +144,7 @@ __device__ __forceinline__ OuterGradient<T, M> block_gradient(const Cell<T, M>& 
 }
 
 // dL/dy for values y of a map: `at` counts elements of the group.
-template <typename T, typename M, int V>
+template <int V, typename T, typename M>
 __device__ __forceinline__ Vec<T, V> load_gradient(const OuterGradient<T, M>& o, int64_t at, int ch,
                                                    const Vec<T, V>& y) {
   Vec<T, V> value = load<T, V>(o.grad + at);
@@ -164,11 +164,11 @@ __device__ __forceinline__ Vec<T, V> load_gradient(const OuterGradient<T, M>& o,
   return value;
 }
 
-template <typename T, typename M, int V>
+template <int V, typename T, typename M>
 __device__ __forceinline__ Vec<T, V> load_gradient(const OuterGradient<T, M>& o, int64_t at,
                                                    int ch) {
   const Vec<T, V> y = o.batch ? load_wide<T, V>(o.map + at) : zeros<T, V>();
-  return load_gradient<T, M, V>(o, at, ch, y);
+  return load_gradient<V>(o, at, ch, y);
 }
 
 }  // namespace

@@ -4,15 +4,10 @@
 
 #include <cuda_runtime.h>
 
-#include <cstddef>
-#include <functional>
-
+#include "cuda/allocate.h"
 #include "mixed_cell.h"
 
 namespace darts_fast::cuda {
-
-// Device memory of so many bytes, aligned to 16, that lives until the launches are enqueued.
-using Allocate = std::function<void*(size_t)>;
 
 // Tables lie in host memory and may go once the launch has returned; what they point to is on the
 // device. Of CellArguments the scratch (packed and behind it) is not used.
