@@ -56,10 +56,7 @@ ConvBlocksArguments check_conv_blocks(const char* op, const ConvBlocksInputs& in
   const Tensor& first = in.inputs[0];
   TORCH_CHECK_VALUE(first.dim() == 4, op, ": inputs must have 4 dimensions [N, C, H, W], got ",
                     first.sizes());
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      first.scalar_type() == at::kFloat || first.scalar_type() == at::kDouble, op,
-      ": inputs must be float32 or float64 on ", first.is_cpu() ? "CPU" : "CUDA", ", got ",
-      first.scalar_type());
+  check_map_type(op, "inputs", first, false);
   TORCH_CHECK_VALUE(in.stride == 1 || in.stride == 2, op, ": stride must be 1 or 2, got ",
                     in.stride);
   TORCH_CHECK_VALUE(in.groups >= 1 && first.size(0) % in.groups == 0, op,

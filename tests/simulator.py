@@ -134,7 +134,7 @@ class Simulated:
         """An op's kernels in the place of the CPU's, where its autograd finds them by their key."""
         library = torch.library.Library("darts_fast", "IMPL")
         for each in (name, f"{name}_backward"):
-            op = getattr(_ops, each)
+            op = getattr(torch.ops.darts_fast, each).default
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that it takes another's place
                 library.impl(each, functools.partial(self.call, op), "CPU")

@@ -62,7 +62,7 @@ __device__ __forceinline__ void pool_tile(const Cell<T, M>& c, const PoolRow& ro
   const Plane plane = state_plane(c, row.source);
   const int stride = is_input(c, row.source) ? c.stride : 1;
   const bool max = row.kind == static_cast<int16_t>(CellOpKind::kMaxPool);
-  const T* state = state_of(c, row.source, group);
+  const StateOf<T, M>* state = state_of(c, row.source, group);
   const int64_t size = static_cast<int64_t>(plane.size()) * c.channels;
 #pragma unroll
   for (int i = 0; i < kMicro; ++i) {

@@ -20,7 +20,7 @@ struct NodeStep {
 
 template <typename T, typename M>
 std::vector<NodeStep> forward_steps(CellTablesBuilder<T, M>& builder,
-                                    const CellArguments<T, M>& p) {
+                                    const CudaCellArguments<T, M>& p) {
   const CellShape& s = p.plan.shape;
   std::vector<NodeStep> steps;
   for (int64_t state = s.inputs; state < s.inputs + s.nodes; ++state) {
@@ -76,7 +76,7 @@ void launch_forward(const Cell<T, M>& cell, const std::vector<NodeStep>& steps,
 
 // Whether V channels can be read and written at once.
 template <typename T, typename M>
-bool takes_vectors(const CellArguments<T, M>& p, int64_t in_channels,
+bool takes_vectors(const CudaCellArguments<T, M>& p, int64_t in_channels,
                    std::initializer_list<const void*> others) {
   constexpr int lanes = kLanes<T>;
   bool all = p.plan.shape.channels % lanes == 0 && in_channels % lanes == 0 && p.slot % 8 == 0 &&
@@ -94,10 +94,9 @@ void launch_cell(const CudaCellForward<T, M>& p, const Allocate& allocate, cudaS
   CellTablesBuilder<T, M> builder(p, p.in_channels);
   Cell<T, M>& cell = builder.cell;
   cell.output = p.output;
-  const CellArguments<T, M>& arguments = p;
-  const std::vector<NodeStep> steps = forward_steps(builder, arguments);
+  const std::vector<NodeStep> steps = forward_steps<T, M>(builder, p);
   const ListRange given_norms = builder.lists.add(builder.given_norms());
-  const auto running = [&](CellTables<T>& t, const TableWriter& put) {
+  const auto running = [&](CellTables<T, StateOf<T, M>>& t, const TableWriter& put) {
     put.pointers(t.running_mean, p.running_mean, s.norms);
     put.pointers(t.running_var, p.running_var, s.norms);
   };
@@ -114,7 +113,7 @@ void launch_cell(const CudaCellForward<T, M>& p, const Allocate& allocate, cudaS
   place(sizes);
   ScratchArrays arrays = {reinterpret_cast<uintptr_t>(allocate(sizes.next))};
   builder.upload(place(arrays), stream, running);
-  if (takes_vectors(p, p.in_channels, {p.output})) {
+  if (takes_vectors<T, M>(p, p.in_channels, {p.output})) {
     launch_forward<T, M, kLanes<T>>(cell, steps, given_norms, stream);
   } else {
     launch_forward<T, M, 1>(cell, steps, given_norms, stream);

@@ -72,18 +72,19 @@ __device__ __forceinline__ void add_block(const Cell<T, M>& c, int block, int gr
 template <typename T, typename M, int V>
 __device__ __forceinline__ void add_pool(const Cell<T, M>& c, const OpRow& op, int group,
                                          const Plane& plane, int stride, const Spot& at, int ch,
-                                         const T* x, const Vec<T, V>& value, Vec<T, V>& sum) {
+                                         const StateOf<T, M>* x, const Vec<T, V>& value,
+                                         Vec<T, V>& sum) {
   const Plane out = node_plane(c);
   const OuterGradient<T, M> outer =
       norm_gradient(c, op.norm, -1, group, grad_node_of(c, op.node, group));
-  const T* map = map_of(c, op.map, group);
+  const StateOf<T, M>* map = map_of(c, op.map, group);
   const bool max = op.kind == static_cast<int16_t>(CellOpKind::kMaxPool);
   const Windows rows(at.h, stride, out.height), columns(at.w, stride, out.width);
   for (int h = rows.begin; h < rows.end; ++h) {
     for (int w = columns.begin; w < columns.end; ++w) {
       const int64_t position = at.image * out.size() + h * out.width + w;
       const int64_t element = position * c.channels + ch;
-      const Vec<T, V> y = load<T, V>(map + element);
+      const Vec<T, V> y = load_wide<T, V>(map + element);
       const Vec<T, V> g = load_gradient<V>(outer, element, ch, y);
       if (!max) {
         const Reach high(h, stride, plane.height), wide(w, stride, plane.width);
@@ -108,9 +109,9 @@ __device__ __forceinline__ Vec<T, V> state_gradient(const Cell<T, M>& c, int sta
   const Plane plane = state_plane(c, state);
   const int channels = state_channels(c, state);
   const int stride = is_input(c, state) ? c.stride : 1;
-  const T* x = state_of(c, state, group) + at.image * plane.size() * channels;
+  const StateOf<T, M>* x = state_of(c, state, group) + at.image * plane.size() * channels;
   const int pixel = at.h * plane.width + at.w;
-  const Vec<T, V> value = load<T, V>(x + pixel * static_cast<int64_t>(channels) + ch);
+  const Vec<T, V> value = load_wide<T, V>(x + pixel * static_cast<int64_t>(channels) + ch);
   Vec<T, V> behind_relu = zeros<T, V>(), sum = zeros<T, V>();
   for (int i = 0; i < count; ++i) {
     const int k = c.table.lists[list + i];
@@ -141,6 +142,7 @@ struct Sources {
   int list[kSources];
   int count[kSources];
   bool first[kSources];  // nothing was added to its gradient yet
+  bool last[kSources];   // nothing will be added any more
   // The source whose gradient is complete then, a node, and the ops that enter it, whose products
   // are made at once; -1: none.
   int complete = -1;
@@ -168,6 +170,13 @@ __device__ __forceinline__ void grad_state(const Cell<T, M>& c, const Sources& s
     add_scaled(
         grad, T(1),
         sources.first[z] ? arriving_gradient<T, M, V>(c, state, all, at.ch) : load<T, V>(to));
+    if constexpr (!std::is_same_v<T, StateOf<T, M>>) {
+      if (is_input(c, state) && sources.last[z]) {
+        StateOf<T, M>* given = c.table.grad_states[state] + input_begin(c, at.group);
+        store_narrow<V>(given + position * channels + at.ch, grad);
+        continue;
+      }
+    }
     store_narrow<V>(to, grad);
   }
   if (z != sources.complete) return;

@@ -16,7 +16,8 @@ namespace {
 template <typename T, typename M>
 class CellTablesBuilder {
  public:
-  CellTablesBuilder(const CellArguments<T, M>& p, int64_t in_channels) : p_(p), s_(p.plan.shape) {
+  CellTablesBuilder(const CudaCellArguments<T, M>& p, int64_t in_channels)
+      : p_(p), s_(p.plan.shape) {
     refuse_large("mixed_cell", s_.height, s_.width, std::max(s_.channels, in_channels));
     for (int64_t k = 0; k < s_.ops; ++k) add_op(k);
     for (int64_t b = 0; b < s_.blocks; ++b) {
@@ -73,19 +74,16 @@ class CellTablesBuilder {
   // Room for everything that both directions have, for what `extra` adds, and for counters.
   template <typename Extra>
   char* take(ScratchArrays& arrays, int64_t counters, Extra extra) {
-    TableBytes bytes;
-    place_tables(bytes, 0, extra);
-    char* table = arrays.take<char>(static_cast<int64_t>(bytes.size()));
-    cell.counters = arrays.take<uint32_t>(counters);
-    zeros_ = static_cast<int>(ceil_divide(counters * sizeof(uint32_t), sizeof(TableWord)));
+    char* table =
+        place_.take(arrays, cell.counters, counters,
+                    [&](TableBytes& bytes, uintptr_t to) { place_tables(bytes, to, extra); });
     return table;
   }
   // Puts it there.
   template <typename Extra>
   void upload(char* table, cudaStream_t stream, Extra extra) {
-    TableBytes bytes;
-    place_tables(bytes, reinterpret_cast<uintptr_t>(table), extra);
-    bytes.upload(table, zeros_, stream);
+    place_.upload(table, stream,
+                  [&](TableBytes& bytes, uintptr_t to) { place_tables(bytes, to, extra); });
   }
 
   Cell<T, M> cell = {};
@@ -177,7 +175,7 @@ class CellTablesBuilder {
 
   template <typename Extra>
   void place_tables(TableBytes& bytes, uintptr_t to, Extra extra) {
-    CellTables<T>& t = cell.table;
+    auto& t = cell.table;
     const TableWriter put(bytes, to);
     put.rows(t.ops, ops_);
     put.rows(t.blocks, blocks);
@@ -197,7 +195,7 @@ class CellTablesBuilder {
     extra(t, put);
   }
 
-  const CellArguments<T, M>& p_;
+  const CudaCellArguments<T, M>& p_;
   const CellShape& s_;
   std::vector<OpRow> ops_;
   std::vector<PoolRow> pools_;
@@ -205,7 +203,7 @@ class CellTablesBuilder {
   std::vector<uint8_t> active_, flags_;
   std::vector<int16_t> node_maps_;
   std::vector<ListRange> item_norms_;
-  int zeros_ = 0;  // words of counters
+  TablePlace place_;
 };
 
 }  // namespace

@@ -151,11 +151,9 @@ class BranchTablesBuilder {
   // Room for what both directions have, for what `extra` adds, and for counters.
   template <typename Extra>
   char* take(ScratchArrays& arrays, int64_t counters, Extra extra) {
-    TableBytes bytes;
-    place_tables(bytes, 0, extra);
-    char* table = arrays.take<char>(static_cast<int64_t>(bytes.size()));
-    call.counters = arrays.take<uint32_t>(counters);
-    zeros_ = static_cast<int>(ceil_divide(counters * sizeof(uint32_t), sizeof(TableWord)));
+    char* table =
+        place_.take(arrays, call.counters, counters,
+                    [&](TableBytes& bytes, uintptr_t to) { place_tables(bytes, to, extra); });
     if (p_.norm.kind != Norm::kNone) call.scale = arrays.take<T>(norm_values());
     return table;
   }
@@ -163,9 +161,8 @@ class BranchTablesBuilder {
   // Puts it there: the tables, and gamma / sigma.
   template <typename Extra>
   void upload(char* table, cudaStream_t stream, Extra extra) {
-    TableBytes bytes;
-    place_tables(bytes, reinterpret_cast<uintptr_t>(table), extra);
-    bytes.upload(table, zeros_, stream);
+    place_.upload(table, stream,
+                  [&](TableBytes& bytes, uintptr_t to) { place_tables(bytes, to, extra); });
     if (p_.norm.kind == Norm::kNone) return;
     launch("conv_blocks_scale", conv_blocks_scale<T>,
            grid_size(ceil_divide(norm_values(), kThreads)), kThreads, stream, call);
@@ -225,7 +222,7 @@ class BranchTablesBuilder {
 
   const ConvBlocksCall<T>& p_;
   std::vector<const T*> first_, second_;
-  int zeros_ = 0;  // words of counters
+  TablePlace place_;
 };
 
 }  // namespace

@@ -119,5 +119,30 @@ inline void refuse_large(const char* op, int64_t height, int64_t width, int64_t 
   }
 }
 
+// The tables of a call, with counters behind them. place(bytes, to) adds their bytes and points to
+// them behind `to`; it is called twice, for the sizes and for where they are then put.
+class TablePlace {
+ public:
+  template <typename Place>
+  char* take(ScratchArrays& arrays, uint32_t*& counters, int64_t count, Place place) {
+    TableBytes bytes;
+    place(bytes, uintptr_t{0});
+    char* table = arrays.take<char>(static_cast<int64_t>(bytes.size()));
+    counters = arrays.take<uint32_t>(count);
+    zeros_ = static_cast<int>(ceil_divide(count * sizeof(uint32_t), sizeof(TableWord)));
+    return table;
+  }
+
+  template <typename Place>
+  void upload(char* table, cudaStream_t stream, Place place) const {
+    TableBytes bytes;
+    place(bytes, reinterpret_cast<uintptr_t>(table));
+    bytes.upload(table, zeros_, stream);
+  }
+
+ private:
+  int zeros_ = 0;  // words of counters
+};
+
 }  // namespace
 }  // namespace darts_fast::cuda

@@ -82,6 +82,17 @@ static inline void fold_lanes(T* out, Vec<T> sum, int64_t offset, int64_t channe
   for (int64_t lane = 0; lane < kLanes<T>; ++lane) out[(offset + lane) % channels] += sum[lane];
 }
 
+// The same in double.
+template <typename T>
+static inline void fold_wide(double* out, Vec<T> sum, int64_t offset, int64_t channels) {
+  if (channels % kLanes<T> == 0) {
+    T lanes[kLanes<T>];
+    store(lanes, sum);
+    return add_wide(out + offset, lanes, kLanes<T>);
+  }
+  for (int64_t lane = 0; lane < kLanes<T>; ++lane) out[(offset + lane) % channels] += sum[lane];
+}
+
 template <typename T, int kWidth, typename Prepare, typename Vector>
 static inline void sum_sweep(T* out, int64_t full, int64_t channels, int64_t period,
                              Prepare prepare, Vector vector) {

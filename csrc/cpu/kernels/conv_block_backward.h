@@ -96,18 +96,20 @@ static void gather_input_gradient(const BlockShape& s, const Tile& grad_tile,
                     : gather_taps(s, grad_tile, s.out_channels, block, packed.transpose, row,
                                   column, taps);
       if (count == 0 || pixels < 1) continue;
+      const DepthwiseTaps<T> depthwise = depthwise_taps<T>(taps, count, period);
       T* plane = grad_sum + column * s.height * sum_row;
+      if (separable) {
+        depthwise_rows<T>({gradients, grad_tile.row, plane + row * sum_row, s.stride * sum_row,
+                           (s.height - row + s.stride - 1) / s.stride,
+                           round_up(pixels * s.channels, period), accumulate},
+                          depthwise, packed.depthwise);
+        continue;
+      }
       for (int64_t h = row; h < s.height; h += s.stride) {
-        const T* from = gradients + h / s.stride * grad_tile.row;
-        T* to = plane + h * sum_row;
-        if (separable) {
-          depthwise_row(from, taps, count, packed.depthwise, period,
-                        round_up(pixels * s.channels, period), to, accumulate);
-        } else {
-          pointwise_rows<T>({from, s.out_channels, taps, count, s.out_channels, packed.transposed,
-                             packed.back_row, to, s.channels, s.channels, accumulate},
-                            pixels, nullptr);
-        }
+        pointwise_rows<T>({gradients + h / s.stride * grad_tile.row, s.out_channels, taps, count,
+                           s.out_channels, packed.transposed, packed.back_row, plane + h * sum_row,
+                           s.channels, s.channels, accumulate},
+                          pixels);
       }
     }
   }
@@ -161,10 +163,12 @@ static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
   }
   Tap taps[kMaxTaps];
   tile_taps(s, tile, block, separable ? period : packed.matrix, taps);
+  const DepthwiseTaps<T> depthwise = depthwise_taps<T>(taps, block_taps(block), period);
   const Tap here = {0, 0};
-  for (int64_t h = 0; separable && grads != nullptr && h < s.out_height; ++h) {
-    depthwise_row(image + h * s.stride * tile.row, taps, block_taps(block), packed.depthwise,
-                  period, tile.out_count, scratch.depthwise + h * tile.out_count, false);
+  if (separable && grads != nullptr) {
+    depthwise_rows<T>({image, s.stride * tile.row, scratch.depthwise, tile.out_count, s.out_height,
+                       tile.out_count, false},
+                      depthwise, packed.depthwise);
   }
   for (int64_t h = 0; h < s.out_height; h += strip) {
     const int64_t height = strip < s.out_height - h ? strip : s.out_height - h;
@@ -182,10 +186,9 @@ static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
     PointwiseRows<T> product = {
         nullptr,         s.out_channels, &here,      1,          s.out_channels, packed.transposed,
         packed.back_row, tile_row,       s.channels, s.channels, false};
-    const RowMoments<T>* no_moments = nullptr;
     const auto* factors = as_factors(scratch.grad, height * s.out_width * s.out_channels);
     for (int64_t i = 0; i < height; ++i) {
-      multiply_rows(product, factors + i * s.out_width * s.out_channels, s.out_width, no_moments);
+      multiply_rows(product, factors + i * s.out_width * s.out_channels, s.out_width);
       product.out += grad_tile.row;
     }
   }

@@ -22,53 +22,31 @@ template <typename T>
 struct BlockForwardScratch {
   T* depthwise;  // a strip of depthwise outputs
   T* out;        // a strip of outputs, where they cannot be written in place
-  T* about;      // [row] the first strip's mean, about which moments are taken
-  T* sum;        // [row] of a strip
-  T* square;     // [row]
-  double* sums;  // [2, C'] of the image
+  T* about;      // [C'] about which values moments are taken
 };
 
 template <typename T>
 static BlockForwardScratch<T> block_forward_scratch(const BlockShape& s, Scratch<T>* scratch) {
   const int64_t period = pattern_period<T>(s.channels);
   const int64_t rows = strip_rows(s, period);
-  const int64_t row = vectors_of<T>(s.out_channels) * kLanes<T>;
   BlockForwardScratch<T> parts;
   parts.depthwise = scratch->take(rows * round_up(s.out_width * s.channels, period) + kLanes<T>);
   parts.out = scratch->take(rows * s.out_width * s.out_channels + kLanes<T>);
-  parts.about = scratch->take(row);
-  parts.sum = scratch->take(row);
-  parts.square = scratch->take(row);
-  parts.sums = scratch->take_doubles(2 * s.out_channels);
+  parts.about = scratch->take(s.out_channels);
   return parts;
 }
 
-// Adds a strip's sums to the image's and clears them.
+// Adds a strip of outputs to the moments of the image, which are taken about the mean of its first
+// few pixels.
 template <typename T>
-static void add_strip_moments(int64_t channels, const BlockForwardScratch<T>& scratch) {
-  add_wide(scratch.sums, scratch.sum, channels);
-  add_wide(scratch.sums + channels, scratch.square, channels);
-  std::memset(scratch.sum, 0, channels * sizeof(T));
-  std::memset(scratch.square, 0, channels * sizeof(T));
-}
-
-// The first strip says about which values the moments of the others are taken.
-template <typename T>
-static void first_strip_moments(const T* y, int64_t pixels, int64_t channels,
-                                const BlockForwardScratch<T>& scratch) {
-  double* sums = scratch.sums;
-  double* squares = sums + channels;
-  tile_moments(y, pixels * channels, channels, pattern_period<T>(channels), scratch.about, sums,
-               squares);
-  for (int64_t c = 0; c < channels; ++c) {
-    const double off = sums[c] - scratch.about[c];
-    sums[c] = off * static_cast<double>(pixels);
-    squares[c] += off * sums[c];
-    scratch.sum[c] = scratch.square[c] = T(0);
+static void add_strip_moments(const T* y, bool first, int64_t pixels, int64_t channels,
+                              int64_t period, T* about, double* sums, double* squares) {
+  constexpr int64_t kFew = 16;
+  if (first) {
+    plain_mean(y, (pixels < kFew ? pixels : kFew) * channels, channels, period, about);
+    for (int64_t c = 0; c < channels; ++c) sums[c] = squares[c] = 0;
   }
-  for (int64_t c = channels; c < round_up(channels, kLanes<T>); ++c) {
-    scratch.about[c] = scratch.sum[c] = scratch.square[c] = T(0);
-  }
+  add_centred(y, pixels * channels, channels, period, about, sums, squares);
 }
 
 // Writes y [H', W', C'], and where `mean` is not null mean and centred square sum [C']: of the
@@ -81,40 +59,39 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
                           const BlockForwardScratch<T>& scratch, M* y, double* mean, double* square,
                           M* saved = nullptr) {
   const int64_t period = pattern_period<T>(s.channels);
+  const int64_t out_period = pattern_period<T>(s.out_channels);
   const bool separable = block.kind == ConvKind::kSeparable;
   const bool in_place = kSameElement<T, M> && s.out_channels % kLanes<T> == 0;
   const int64_t strip = separable ? strip_rows(s, period) : 1;
   Tap taps[kMaxTaps];
   tile_taps(s, tile, block, separable ? period : packed.matrix, taps);
+  const DepthwiseTaps<T> depthwise = depthwise_taps<T>(taps, block_taps(block), period);
   const Tap first = {0, 0};
   PointwiseRows<T> rows = {nullptr,           s.channels, separable ? &first : taps,
                            packed.dense_taps, s.channels, packed.matrices,
                            packed.row,        nullptr,    s.out_channels,
                            s.out_channels,    false};
-  const RowMoments<T> moments = {scratch.about, scratch.sum, scratch.square};
   for (int64_t h = 0; h < s.out_height; h += strip) {
     const int64_t height = strip < s.out_height - h ? strip : s.out_height - h;
     const T* from = image + h * s.stride * tile.row;
-    for (int64_t i = 0; separable && i < height; ++i) {
-      depthwise_row(from + i * s.stride * tile.row, taps, block_taps(block), packed.depthwise,
-                    period, tile.out_count, scratch.depthwise + i * tile.out_count, false);
+    if (separable) {
+      depthwise_rows<T>({from, s.stride * tile.row, scratch.depthwise, tile.out_count, height,
+                         tile.out_count, false},
+                        depthwise, packed.depthwise);
     }
     M* to = y + h * s.out_width * s.out_channels;
     const int64_t pixels = height * s.out_width;
     rows.out = scratch.out;
     if constexpr (kSameElement<T, M>) rows.out = in_place ? to : scratch.out;
-    const bool fused = mean != nullptr && h > 0;
     if (separable) {
-      multiply_rows(rows, as_factors(scratch.depthwise, pixels * s.channels), pixels,
-                    fused ? &moments : nullptr);
+      multiply_rows(rows, as_factors(scratch.depthwise, pixels * s.channels), pixels);
     } else {
       rows.in = from;
-      pointwise_rows<T>(rows, pixels, fused ? &moments : nullptr);
+      pointwise_rows<T>(rows, pixels);
     }
-    if (mean != nullptr && h == 0) {
-      first_strip_moments(rows.out, pixels, s.out_channels, scratch);
-    } else if (fused) {
-      add_strip_moments(s.out_channels, scratch);
+    if (mean != nullptr) {
+      add_strip_moments(rows.out, h == 0, pixels, s.out_channels, out_period, scratch.about, mean,
+                        square);
     }
     if (!in_place) store_map(to, scratch.out, pixels * s.out_channels);
     if (saved != nullptr) {
@@ -123,12 +100,8 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
   }
   if (saved != nullptr) fence_streams();
   if (mean == nullptr) return;
-  const double count = static_cast<double>(s.out_height * s.out_width);
-  for (int64_t c = 0; c < s.out_channels; ++c) {
-    const double sum = scratch.sums[c];
-    mean[c] = scratch.about[c] + sum / count;
-    square[c] = scratch.sums[s.out_channels + c] - sum * sum / count;
-  }
+  finish_moments(scratch.about, static_cast<double>(s.out_height * s.out_width), s.out_channels,
+                 mean, square);
 }
 
 }  // namespace darts_fast::cpu::DARTS_CPU_CAPABILITY

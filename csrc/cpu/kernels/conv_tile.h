@@ -87,7 +87,8 @@ static inline int64_t gather_taps(const BlockShape& s, const Tile& t, int64_t ch
                                   const ConvBlock& block, int64_t weights, int64_t row,
                                   int64_t column, Tap* taps) {
   int64_t count = 0;
-  for (int64_t i = 0; i < block_taps(block); ++i) {
+  // Backwards, so that the places of the inputs go forwards.
+  for (int64_t i = block_taps(block) - 1; i >= 0; --i) {
     const int64_t h = row - tap_row(block, i);
     const int64_t w = column - tap_column(block, i);
     if (h % s.stride != 0 || w % s.stride != 0) continue;

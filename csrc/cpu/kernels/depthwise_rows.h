@@ -1,28 +1,30 @@
 // SPDX-License-Identifier: Apache-2.0
-// The inner loops of a depthwise convolution, a row of an image at a time. Rows are flat, channels
-// innermost, and weights are expanded to the pattern of channels (channel_pattern.h), so every lane
-// works at every number of channels. Accumulators stay in registers over the taps.
+// The inner loops of a depthwise convolution and of its weight gradient, a row of an image at a
+// time. Rows are flat, channels innermost, and weights are expanded to the pattern of channels
+// (channel_pattern.h), so every lane works at every number of channels. Accumulators stay in
+// registers over the taps.
 #pragma once
 
-#include "cpu/kernels/channel_pattern.h"
+#include "cpu/kernels/depthwise_grid.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
-// Registers of the capability bound the blocks: 32 with AVX-512, 16 below.
-constexpr bool kManyRegisters = DARTS_VECTOR_BYTES == 64;
+// x[u * step] for a compile-time u. A step that the compiler knows costs no registers; of another
+// one, four bases and three multiples are all the registers that the addresses of a block need, and
+// one register per u would spill.
+template <typename T, int kCount, int kStep = 0>
+struct Stepped {
+  const T* base;
 
-constexpr int64_t kMaxTaps = 49;
+  Stepped(const T* from, int64_t) : base(from) {}
 
-// One tap of a row: where its input stands from the row's first, and where its weights stand.
-struct Tap {
-  int64_t input;
-  int64_t weight;
+  const T* at(int u) const { return base + u * kStep; }
+
+  void advance(int64_t elements) { base += elements; }
 };
 
-// x[u * step] for a compile-time u: four bases and three multiples of the step are all the
-// registers that the addresses of a block need; one register per u would spill.
 template <typename T, int kCount>
-struct Stepped {
+struct Stepped<T, kCount, 0> {
   const T* base[(kCount + 3) / 4];
   int64_t step, twice, thrice;
 
@@ -56,27 +58,46 @@ static inline void depthwise_block(const T* base, const Tap* taps, int64_t count
   for (int u = 0; u < kCount; ++u) store(out + u * period, sum[u]);
 }
 
-// out[i] (+)= sum_t weights[taps[t].weight + i mod C] * base[taps[t].input + i] for i < count, a
-// multiple of period.
+// The taps of a depthwise convolution, and the loop for them.
 template <typename T>
-static void depthwise_row(const T* base, const Tap* taps, int64_t count_taps, const T* weights,
-                          int64_t period, int64_t count, T* out, bool accumulate) {
-  for (int64_t lane = 0; lane < period; lane += kLanes<T>) {
-    const T* w = weights + lane;
-    int64_t i = lane;
-    if (kManyRegisters) {
-      for (; i + 15 * period < count; i += 16 * period) {
-        depthwise_block<T, 16>(base + i, taps, count_taps, w, period, out + i, accumulate);
+struct DepthwiseTaps {
+  const Tap* taps;
+  int64_t count;
+  int64_t period;
+  GridRows<T>* grid;  // null where they are no grid that one is compiled for
+};
+
+template <typename T>
+static inline DepthwiseTaps<T> depthwise_taps(const Tap* taps, int64_t count, int64_t period) {
+  return {taps, count, period, grid_for<T>(taps, count, period)};
+}
+
+// out[i] (+)= sum_t weights[taps[t].weight + i mod C] * input[taps[t].input + i] for i < count, in
+// every row.
+template <typename T>
+static void depthwise_rows(const DepthwiseRows<T>& r, const DepthwiseTaps<T>& d, const T* weights) {
+  if (d.grid != nullptr) return d.grid(r, d.taps, weights);
+  const int64_t period = d.period;
+  for (int64_t h = 0; h < r.rows; ++h) {
+    const T* base = r.input + h * r.input_row;
+    T* out = r.out + h * r.out_row;
+    for (int64_t lane = 0; lane < period; lane += kLanes<T>) {
+      const T* w = weights + lane;
+      int64_t i = lane;
+      if (kManyRegisters) {
+        for (; i + 15 * period < r.count; i += 16 * period) {
+          depthwise_block<T, 16>(base + i, d.taps, d.count, w, period, out + i, r.accumulate);
+        }
       }
-    }
-    for (; i + 7 * period < count; i += 8 * period) {
-      depthwise_block<T, 8>(base + i, taps, count_taps, w, period, out + i, accumulate);
-    }
-    for (; i + 3 * period < count; i += 4 * period) {
-      depthwise_block<T, 4>(base + i, taps, count_taps, w, period, out + i, accumulate);
-    }
-    for (; i < count; i += period) {
-      depthwise_block<T, 1>(base + i, taps, count_taps, w, period, out + i, accumulate);
+      for (; i + 7 * period < r.count; i += 8 * period) {
+        depthwise_block<T, 8>(base + i, d.taps, d.count, w, period, out + i, r.accumulate);
+      }
+      for (; i + 3 * period < r.count; i += 4 * period) {
+        depthwise_block<T, 4>(base + i, d.taps, d.count, w, period, out + i, r.accumulate);
+      }
+      for (; i < r.count; i += period) {
+        depthwise_block<T, 1>(base + i, d.taps, d.count, w, period, out + i, r.accumulate);
+      }
     }
   }
 }

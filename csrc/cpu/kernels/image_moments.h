@@ -6,50 +6,68 @@
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
-// Mean and centred square sum per channel of one tile, [count / C, C]. `center` is the mean to
-// within the rounding of a plain sum; the second pass sums the differences too and takes that
-// rounding back out, so that a tile whose mean is a thousand deviations from zero keeps its digits.
+// sums [C] += y - center and squares [C] += (y - center)^2 over the positions, center being [C].
 template <typename T>
-static void tile_moments(const T* y, int64_t count, int64_t channels, int64_t period, T* center,
-                         double* mean, double* square) {
-  const double size = static_cast<double>(count / channels);
-  sum_over_positions(
-      center, count, channels, period, [](int64_t) { return 0; },
-      [y](int64_t i, int) { return load(y + i); }, [y](int64_t i, int64_t) { return y[i]; });
-  for (int64_t c = 0; c < channels; ++c) {
-    center[c] /= static_cast<T>(size);
-    mean[c] = square[c] = 0;
-  }
-  const int64_t whole = count / period * period;
+static void add_centred(const T* y, int64_t count, int64_t channels, int64_t period,
+                        const T* center, double* sums, double* squares) {
+  constexpr int kChains = 4;  // hide the latency of the sums
+  const int64_t whole = channels == period ? count : count / period * period;
   for (int64_t offset = 0; offset < period && whole > 0; offset += kLanes<T>) {
     const Vec<T> m = pattern_vector(center, channels, offset);
-    Vec<T> sums[2] = {}, squares[2] = {};
+    Vec<T> sum[kChains] = {}, square[kChains] = {};
     const auto add = [&](int64_t i, int at) {
       const Vec<T> d = load(y + i) - m;
-      sums[at] += d;
-      squares[at] += d * d;
+      sum[at] += d;
+      square[at] += d * d;
     };
     int64_t i = offset;
-    for (; i + period < whole; i += 2 * period) {
-      add(i, 0);
-      add(i + period, 1);
+    for (; i + (kChains - 1) * period < whole; i += kChains * period) {
+#pragma GCC unroll 4
+      for (int at = 0; at < kChains; ++at) add(i + at * period, at);
     }
-    if (i < whole) add(i, 0);
-    const Vec<T> sum = sums[0] + sums[1], both = squares[0] + squares[1];
-    for (int64_t lane = 0; lane < kLanes<T>; ++lane) {
-      mean[(offset + lane) % channels] += sum[lane];
-      square[(offset + lane) % channels] += both[lane];
-    }
+    for (; i < whole; i += period) add(i, 0);
+    const Vec<T> first = (sum[0] + sum[1]) + (sum[2] + sum[3]);
+    const Vec<T> second = (square[0] + square[1]) + (square[2] + square[3]);
+    fold_wide<T>(sums, first, offset, channels);
+    fold_wide<T>(squares, second, offset, channels);
   }
   for (int64_t i = whole; i < count; ++i) {
     const double d = y[i] - center[i % channels];
-    mean[i % channels] += d;
-    square[i % channels] += d * d;
+    sums[i % channels] += d;
+    squares[i % channels] += d * d;
   }
+}
+
+// center [C]: the mean over the positions, to within the rounding of a plain sum.
+template <typename T>
+static void plain_mean(const T* y, int64_t count, int64_t channels, int64_t period, T* center) {
+  sum_over_positions(
+      center, count, channels, period, [](int64_t) { return 0; },
+      [y](int64_t i, int) { return load(y + i); }, [y](int64_t i, int64_t) { return y[i]; });
+  const T size = static_cast<T>(count / channels);
+  for (int64_t c = 0; c < channels; ++c) center[c] /= size;
+}
+
+// From sums of y - center and of its square to mean and centred square sum, in place.
+template <typename T>
+static void finish_moments(const T* center, double size, int64_t channels, double* mean,
+                           double* square) {
   for (int64_t c = 0; c < channels; ++c) {
     square[c] -= mean[c] * mean[c] / size;
     mean[c] = center[c] + mean[c] / size;
   }
+}
+
+// Mean and centred square sum per channel of one tile, [count / C, C]. The second pass sums the
+// differences too and takes the rounding of `center` back out, so that a tile whose mean is a
+// thousand deviations from zero keeps its digits.
+template <typename T>
+static void tile_moments(const T* y, int64_t count, int64_t channels, int64_t period, T* center,
+                         double* mean, double* square) {
+  plain_mean(y, count, channels, period, center);
+  for (int64_t c = 0; c < channels; ++c) mean[c] = square[c] = 0;
+  add_centred(y, count, channels, period, center, mean, square);
+  finish_moments(center, static_cast<double>(count / channels), channels, mean, square);
 }
 
 // Merges the moments [images, C] of images of `size` values each, in their order, into the mean and

@@ -146,7 +146,7 @@ struct Branch {
   Tile tile;
   const T* image;
   PackedBlock<T> packed;
-  int64_t count_taps;
+  DepthwiseTaps<T> depthwise;
   Tap taps[kMaxTaps];
 };
 
@@ -157,18 +157,17 @@ static void set_branch(const BlockShape& shape, const Tile& tile, const ConvBloc
   branch->tile = tile;
   branch->image = image;
   branch->packed = packed;
-  branch->count_taps = block_taps(block);
-  tile_taps(shape, tile, block, pattern_period<T>(shape.channels), branch->taps);
+  const int64_t period = pattern_period<T>(shape.channels);
+  tile_taps(shape, tile, block, period, branch->taps);
+  branch->depthwise = depthwise_taps<T>(branch->taps, block_taps(block), period);
 }
 
 // Rows [h, h + rows) of the depthwise outputs, back to back.
 template <typename T>
 static inline void branch_rows(const Branch<T>& b, int64_t h, int64_t rows, T* out) {
-  const int64_t period = pattern_period<T>(b.shape.channels);
-  for (int64_t i = 0; i < rows; ++i) {
-    depthwise_row(b.image + (h + i) * b.shape.stride * b.tile.row, b.taps, b.count_taps,
-                  b.packed.depthwise, period, b.tile.out_count, out + i * b.tile.out_count, false);
-  }
+  const int64_t row = b.shape.stride * b.tile.row;
+  depthwise_rows<T>({b.image + h * row, row, out, b.tile.out_count, rows, b.tile.out_count, false},
+                    b.depthwise, b.packed.depthwise);
 }
 
 // sum += the matrices of all branches times their depthwise outputs, one image.
@@ -189,7 +188,7 @@ static void add_branches(const Branch<T>* branches, int64_t count, T* strips, T*
     pointwise_rows<T>(
         {strips, s.channels, taps, count, s.channels, first.matrices, first.row,
          sum + h * s.out_width * s.out_channels, s.out_channels, s.out_channels, true},
-        rows * s.out_width, nullptr);
+        rows * s.out_width);
   }
 }
 
@@ -208,7 +207,7 @@ static void first_of_chain(const Branch<T>& b, const BlockForwardScratch<T>& scr
     branch_rows(b, h, rows, scratch.depthwise);
     pointwise_rows<T>({scratch.depthwise, s.channels, &here, 1, s.channels, b.packed.matrices,
                        b.packed.row, scratch.out, s.out_channels, s.out_channels, false},
-                      rows * s.out_width, nullptr);
+                      rows * s.out_width);
     for (int64_t i = 0; i < rows; ++i) {
       load_tile_row(scratch.out + i * row, row, period, &norm,
                     image + tile_offset(second, tile, h + i, 0));
@@ -227,7 +226,7 @@ static void add_dense(const BlockShape& s, const Tile& tile, const ConvBlock& bl
         {image + h * s.stride * tile.row, s.channels, taps, packed.dense_taps, s.channels,
          packed.matrices, packed.row, sum + h * s.out_width * s.out_channels, s.out_channels,
          s.out_channels, true},
-        s.out_width, nullptr);
+        s.out_width);
   }
 }
 

@@ -31,68 +31,60 @@ static inline void pack_factors(float* matrix, int64_t channels, int64_t row) {
   }
 }
 
-template <int kPixels, int kVectors, bool kMoments>
-static inline void pairs_block(const PointwiseRows<float>& r, const BFloat16* in, int64_t pixel,
-                               int64_t lane, const RowMoments<float>& moments) {
-  Vec<float> sum[kPixels][kVectors] = {};
-  Stepped<BFloat16, kPixels> x(in + pixel * r.in_stride, r.in_stride);
-  const float* packed = r.packed + lane;
-  const auto add = [&](uint32_t kept) {
-    WordVec w[kVectors];
+template <int kPixels, int kVectors, int kStride>
+__attribute__((noinline)) static int64_t pairs_span(const PointwiseRows<float> r,
+                                                    const BFloat16* in, int64_t pixel,
+                                                    int64_t pixels, int64_t lane) {
+  for (; pixel + kPixels <= pixels; pixel += kPixels) {
+    Vec<float> sum[kPixels][kVectors] = {};
+    Stepped<BFloat16, kPixels, kStride> x(in + pixel * r.in_stride, r.in_stride);
+    const float* packed = r.packed + lane;
+    const auto add = [&](uint32_t kept) {
+      WordVec w[kVectors];
 #pragma GCC unroll 2
-    for (int v = 0; v < kVectors; ++v) {
-      std::memcpy(&w[v], packed + v * kLanes<float>, sizeof(w[v]));
-    }
+      for (int v = 0; v < kVectors; ++v) {
+        std::memcpy(&w[v], packed + v * kLanes<float>, sizeof(w[v]));
+      }
 #pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p) {
-      uint32_t pair;
-      std::memcpy(&pair, x.at(p), sizeof(pair));
-      const WordVec factor = WordVec{} + (pair & kept);
+      for (int p = 0; p < kPixels; ++p) {
+        uint32_t pair;
+        std::memcpy(&pair, x.at(p), sizeof(pair));
+        const WordVec factor = WordVec{} + (pair & kept);
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sum[p][v] = add_pairs(sum[p][v], w[v], factor);
+        for (int v = 0; v < kVectors; ++v) sum[p][v] = add_pairs(sum[p][v], w[v], factor);
+      }
+    };
+    int64_t c = 0;
+    for (; c + 2 <= r.channels; c += 2) {
+      add(0xffffffff);
+      packed += r.row;
+      x.advance(2);
     }
-  };
-  int64_t c = 0;
-  for (; c + 2 <= r.channels; c += 2) {
-    add(0xffffffff);
-    packed += r.row;
-    x.advance(2);
+    // What stands behind an odd last channel is the next pixel's, and may be infinite.
+    if (c < r.channels) add(0xffff);
+    store_block<float, kPixels, kVectors, kStride>(r, sum, pixel, lane);
   }
-  // What stands behind an odd last channel is the next pixel's, and may be infinite.
-  if (c < r.channels) add(0xffff);
-  finish_block<float, kPixels, kVectors, kMoments>(r, sum, pixel, lane, moments);
+  return pixel;
 }
 
-template <int kVectors, bool kMoments>
+template <int kVectors>
 static inline void pairs_lanes(const PointwiseRows<float>& r, const BFloat16* in, int64_t pixels,
-                               int64_t lane, const RowMoments<float>& moments) {
-  constexpr int kMost = 16 / kVectors;
-  int64_t p = 0;
-  for (; p + kMost <= pixels; p += kMost) {
-    pairs_block<kMost, kVectors, kMoments>(r, in, p, lane, moments);
-  }
-  for (; p + 4 <= pixels; p += 4) pairs_block<4, kVectors, kMoments>(r, in, p, lane, moments);
-  for (; p < pixels; ++p) pairs_block<1, kVectors, kMoments>(r, in, p, lane, moments);
-}
-
-template <bool kMoments>
-static void pairs_all(const PointwiseRows<float>& r, const BFloat16* in, int64_t pixels,
-                      const RowMoments<float>& moments) {
-  int64_t lane = 0;
-  for (; lane + 2 * kLanes<float> <= r.row; lane += 2 * kLanes<float>) {
-    pairs_lanes<2, kMoments>(r, in, pixels, lane, moments);
-  }
-  if (lane < r.row) pairs_lanes<1, kMoments>(r, in, pixels, lane, moments);
+                               int64_t lane) {
+  int64_t p = with_stride(r, [&](auto stride) {
+    return pairs_span<16 / kVectors, kVectors, stride()>(r, in, 0, pixels, lane);
+  });
+  if (p < pixels) p = pairs_span<4, kVectors, 0>(r, in, p, pixels, lane);
+  if (p < pixels) pairs_span<1, kVectors, 0>(r, in, p, pixels, lane);
 }
 
 // `pointwise_rows` of the factors `in`, one tap, not accumulated.
-static inline void multiply_rows(const PointwiseRows<float>& r, const BFloat16* in, int64_t pixels,
-                                 const RowMoments<float>* moments) {
-  if (moments != nullptr) {
-    pairs_all<true>(r, in, pixels, *moments);
-  } else {
-    pairs_all<false>(r, in, pixels, {});
+static inline void multiply_rows(const PointwiseRows<float>& r, const BFloat16* in,
+                                 int64_t pixels) {
+  int64_t lane = 0;
+  for (; lane + 2 * kLanes<float> <= r.row; lane += 2 * kLanes<float>) {
+    pairs_lanes<2>(r, in, pixels, lane);
   }
+  if (lane < r.row) pairs_lanes<1>(r, in, pixels, lane);
 }
 
 #else
@@ -106,10 +98,9 @@ template <typename T>
 static inline void pack_factors(T*, int64_t, int64_t) {}
 
 template <typename T>
-static inline void multiply_rows(PointwiseRows<T> r, const T* in, int64_t pixels,
-                                 const RowMoments<T>* moments) {
+static inline void multiply_rows(PointwiseRows<T> r, const T* in, int64_t pixels) {
   r.in = in;
-  pointwise_rows<T>(r, pixels, moments);
+  pointwise_rows<T>(r, pixels);
 }
 
 #endif

@@ -26,14 +26,6 @@ static inline void store_head(T* to, Vec<T> value, int64_t valid) {
   store(to, value);
 }
 
-// Sums of y - about and of its square over the pixels, per lane; null where nobody asks.
-template <typename T>
-struct RowMoments {
-  const T* about;
-  T* sum;
-  T* square;
-};
-
 // The matrices of a stretch: packed [taps][C][row], row = whole vectors of C', 0 behind C'.
 template <typename T>
 struct PointwiseRows {
@@ -50,121 +42,112 @@ struct PointwiseRows {
   bool accumulate;
 };
 
-// Stores the sums of the lanes [lane, lane + kVectors * lanes) of kPixels pixels, and adds their
-// moments.
-template <typename T, int kPixels, int kVectors, bool kMoments>
-__attribute__((always_inline)) static inline void finish_block(
-    const PointwiseRows<T>& r, const Vec<T> (&sum)[kPixels][kVectors], int64_t pixel, int64_t lane,
-    const RowMoments<T>& moments) {
-  T* out = r.out + pixel * r.out_stride + lane;
+// Stores the sums of the lanes from `lane` of kPixels pixels; with kStride of whole vectors, that
+// far apart.
+template <typename T, int kPixels, int kVectors, int kStride>
+__attribute__((always_inline)) static inline void store_block(
+    const PointwiseRows<T>& r, const Vec<T> (&sum)[kPixels][kVectors], int64_t pixel,
+    int64_t lane) {
+  const int64_t stride = kStride > 0 ? kStride : r.out_stride;
   const int64_t valid = r.out_channels - lane;
-  if (valid >= kVectors * kLanes<T>) {
+  const bool whole = kStride > 0 || valid >= kVectors * kLanes<T>;
+  T* out = r.out + pixel * stride + lane;
 #pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p) {
+  for (int p = 0; p < kPixels; ++p) {
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
-        store(out + p * r.out_stride + v * kLanes<T>, sum[p][v]);
+    for (int v = 0; v < kVectors; ++v) {
+      T* to = out + p * stride + v * kLanes<T>;
+      if (whole) {
+        store(to, sum[p][v]);
+      } else {
+        store_head(to, sum[p][v], valid - v * kLanes<T>);
       }
     }
-  } else {
-#pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p) {
-#pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) {
-        store_head(out + p * r.out_stride + v * kLanes<T>, sum[p][v], valid - v * kLanes<T>);
-      }
-    }
-  }
-  if (!kMoments) return;
-#pragma GCC unroll 2
-  for (int v = 0; v < kVectors; ++v) {
-    const int64_t at = lane + v * kLanes<T>;
-    const Vec<T> about = load(moments.about + at);
-    Vec<T> sums[2] = {load(moments.sum + at), {}}, squares[2] = {load(moments.square + at), {}};
-#pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p) {
-      const Vec<T> d = sum[p][v] - about;
-      sums[p % 2] += d;
-      squares[p % 2] += d * d;
-    }
-    store(moments.sum + at, sums[0] + sums[1]);
-    store(moments.square + at, squares[0] + squares[1]);
   }
 }
 
-// The lanes [lane, lane + kVectors * lanes) of kPixels pixels.
-template <typename T, int kPixels, int kVectors, bool kAccumulate, bool kMoments>
-static inline void pointwise_block(const PointwiseRows<T>& r, int64_t pixel, int64_t lane,
-                                   const RowMoments<T>& moments) {
-  Vec<T> sum[kPixels][kVectors] = {};
-  for (int64_t t = 0; t < r.count_taps; ++t) {
-    Stepped<T, kPixels> in(r.in + pixel * r.in_stride + r.taps[t].input, r.in_stride);
-    const T* packed = r.packed + r.taps[t].weight + lane;
-    const auto add = [&](int64_t ci, const T* weights) {
-      Vec<T> w[kVectors];
+// The lanes [lane, lane + kVectors * lanes) of the pixels from `pixel`, as far as whole blocks of
+// kPixels reach; returns how far. Unless kStride is 0 (`with_stride`), pixels of input and output
+// stand that far apart. `r` is a copy, which no store can change.
+template <typename T, int kPixels, int kVectors, bool kAccumulate, int kStride>
+__attribute__((noinline)) static int64_t pointwise_span(const PointwiseRows<T> r, int64_t pixel,
+                                                        int64_t pixels, int64_t lane) {
+  for (; pixel + kPixels <= pixels; pixel += kPixels) {
+    Vec<T> sum[kPixels][kVectors] = {};
+    for (int64_t t = 0; t < r.count_taps; ++t) {
+      Stepped<T, kPixels, kStride> in(r.in + pixel * r.in_stride + r.taps[t].input, r.in_stride);
+      const T* packed = r.packed + r.taps[t].weight + lane;
+      for (int64_t ci = 0; ci < r.channels; ++ci) {
+        Vec<T> w[kVectors];
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) w[v] = load(weights + v * kLanes<T>);
+        for (int v = 0; v < kVectors; ++v) w[v] = load(packed + v * kLanes<T>);
 #pragma GCC unroll 16
-      for (int p = 0; p < kPixels; ++p) {
-        const T x = in.at(p)[ci];
+        for (int p = 0; p < kPixels; ++p) {
+          const T x = *in.at(p);
 #pragma GCC unroll 2
-        for (int v = 0; v < kVectors; ++v) sum[p][v] += x * w[v];
+          for (int v = 0; v < kVectors; ++v) sum[p][v] += x * w[v];
+        }
+        packed += r.row;
+        in.advance(1);
       }
-    };
-    for (int64_t ci = 0; ci < r.channels; ++ci) {
-      add(0, packed);
-      packed += r.row;
-      in.advance(1);
     }
-  }
-  // What is there comes last: added to a large sum one by one, products would lose their digits.
-  if constexpr (kAccumulate) {
-    const T* out = r.out + pixel * r.out_stride + lane;
+    // What is there comes last: added to a large sum one by one, products would lose their digits.
 #pragma GCC unroll 16
-    for (int p = 0; p < kPixels; ++p) {
+    for (int p = 0; p < kPixels && kAccumulate; ++p) {
 #pragma GCC unroll 2
-      for (int v = 0; v < kVectors; ++v) sum[p][v] += load(out + p * r.out_stride + v * kLanes<T>);
+      for (int v = 0; v < kVectors; ++v) {
+        const int64_t stride = kStride > 0 ? kStride : r.out_stride;
+        sum[p][v] += load(r.out + (pixel + p) * stride + lane + v * kLanes<T>);
+      }
     }
+    store_block<T, kPixels, kVectors, kStride>(r, sum, pixel, lane);
   }
-  finish_block<T, kPixels, kVectors, kMoments>(r, sum, pixel, lane, moments);
+  return pixel;
 }
 
-template <typename T, int kVectors, bool kAccumulate, bool kMoments>
-static inline void pointwise_lanes(const PointwiseRows<T>& r, int64_t pixels, int64_t lane,
-                                   const RowMoments<T>& moments) {
+// call(stride) with the distance of pixels as a constant of the compiler, for the usual numbers of
+// channels in and out; with 0 for others.
+template <typename T, typename Call>
+static inline int64_t with_stride(const PointwiseRows<T>& r, Call call) {
+  const bool same = r.in_stride == r.out_stride && r.out_stride == r.out_channels;
+  switch (same ? r.in_stride : 0) {
+    case 16:
+      return call(std::integral_constant<int, 16>());
+    case 32:
+      return call(std::integral_constant<int, 32>());
+    case 64:
+      return call(std::integral_constant<int, 64>());
+    default:
+      return call(std::integral_constant<int, 0>());
+  }
+}
+
+template <typename T, int kVectors, bool kAccumulate>
+static inline void pointwise_lanes(const PointwiseRows<T>& r, int64_t pixels, int64_t lane) {
   constexpr int kMost = (kManyRegisters ? 16 : 8) / kVectors;
-  int64_t p = 0;
-  for (; p + kMost <= pixels; p += kMost) {
-    pointwise_block<T, kMost, kVectors, kAccumulate, kMoments>(r, p, lane, moments);
-  }
-  for (; p + 4 <= pixels; p += 4) {
-    pointwise_block<T, 4, kVectors, kAccumulate, kMoments>(r, p, lane, moments);
-  }
-  for (; p < pixels; ++p) {
-    pointwise_block<T, 1, kVectors, kAccumulate, kMoments>(r, p, lane, moments);
-  }
+  int64_t p = with_stride(r, [&](auto stride) {
+    return pointwise_span<T, kMost, kVectors, kAccumulate, stride()>(r, 0, pixels, lane);
+  });
+  if (p < pixels) p = pointwise_span<T, 4, kVectors, kAccumulate, 0>(r, p, pixels, lane);
+  if (p < pixels) pointwise_span<T, 1, kVectors, kAccumulate, 0>(r, p, pixels, lane);
 }
 
-template <typename T, bool kAccumulate, bool kMoments>
-static void pointwise_all(const PointwiseRows<T>& r, int64_t pixels, const RowMoments<T>& moments) {
+template <typename T, bool kAccumulate>
+static void pointwise_all(const PointwiseRows<T>& r, int64_t pixels) {
   int64_t lane = 0;
   for (; lane + 2 * kLanes<T> <= r.row; lane += 2 * kLanes<T>) {
-    pointwise_lanes<T, 2, kAccumulate, kMoments>(r, pixels, lane, moments);
+    pointwise_lanes<T, 2, kAccumulate>(r, pixels, lane);
   }
-  if (lane < r.row) pointwise_lanes<T, 1, kAccumulate, kMoments>(r, pixels, lane, moments);
+  if (lane < r.row) pointwise_lanes<T, 1, kAccumulate>(r, pixels, lane);
 }
 
-// out[p] (+)= sum_t packed_t^T in[taps[t] + p] for every pixel p of the stretch. Moments are those
-// of a sum that starts at 0.
+// out[p] (+)= sum_t packed_t^T in[taps[t] + p] for every pixel p of the stretch.
 template <typename T>
-static void pointwise_rows(const PointwiseRows<T>& r, int64_t pixels,
-                           const RowMoments<T>* moments) {
+static void pointwise_rows(const PointwiseRows<T>& r, int64_t pixels) {
   if (r.accumulate) {
-    pointwise_all<T, true, false>(r, pixels, {});
-  } else if (moments != nullptr) {
-    pointwise_all<T, false, true>(r, pixels, *moments);
+    pointwise_all<T, true>(r, pixels);
   } else {
-    pointwise_all<T, false, false>(r, pixels, {});
+    pointwise_all<T, false>(r, pixels);
   }
 }
 
