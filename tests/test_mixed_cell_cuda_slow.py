@@ -38,4 +38,5 @@ def test_many_tiles(backend):
 
 @under_every_check
 def test_under_every_check(build):
-    run_checked(build, "tests/test_mixed_cell_cuda.py", __file__)
+    files = ("tests/test_mixed_cell_cuda.py", "tests/test_mixed_cell_cuda_half.py", __file__)
+    run_checked(build, *files)
