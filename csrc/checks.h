@@ -2,6 +2,7 @@
 // Last line of argument checks: "op: rule, got values". Python wrappers check first, with names.
 #pragma once
 
+#include <ATen/OpMathType.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
 #include <c10/util/Exception.h>
@@ -11,26 +12,55 @@
 
 namespace darts_fast {
 
-// `value` is an optional tensor of exactly this shape, dtype and device.
-inline void check_like(const char* op, const char* name, const at::Tensor& value,
-                       at::IntArrayRef shape, const at::Tensor& like) {
+// What is computed with beside these maps: float32 for maps of 16 bits.
+inline at::ScalarType computed_type(const at::Tensor& maps) {
+  return at::toOpMathType(maps.scalar_type());
+}
+
+// Maps are float32 or float64, or with `takes_halves` of 16 bits.
+inline void check_map_type(const char* op, const char* name, const at::Tensor& maps,
+                           bool takes_halves) {
+  const at::ScalarType type = maps.scalar_type();
+  const bool half = type == at::kHalf || type == at::kBFloat16;
+  TORCH_CHECK_NOT_IMPLEMENTED(type == at::kFloat || type == at::kDouble || (takes_halves && half),
+                              op, ": ", name, " must be float32 or float64",
+                              takes_halves ? ", float16 or bfloat16" : "", ", got ", type);
+}
+
+inline void check_shape_and_place(const char* op, const char* name, const at::Tensor& value,
+                                  at::IntArrayRef shape, const at::Tensor& like) {
   TORCH_CHECK_VALUE(value.sizes() == shape, op, ": ", name, " must have shape ", shape, ", got ",
                     value.sizes());
-  TORCH_CHECK_TYPE(value.scalar_type() == like.scalar_type(), op, ": ", name,
-                   " must have the dtype of the maps, ", like.scalar_type(), ", got ",
-                   value.scalar_type());
   TORCH_CHECK_VALUE(value.device() == like.device(), op, ": ", name,
                     " must be on the device of the maps, ", like.device(), ", got ",
                     value.device());
 }
 
-// Contiguous, where there is one: an optional tensor of exactly this shape, and of the dtype and
-// device of `like`.
+// `value` is a map, or an output of one: of exactly this shape, dtype and device.
+inline void check_like(const char* op, const char* name, const at::Tensor& value,
+                       at::IntArrayRef shape, const at::Tensor& like) {
+  check_shape_and_place(op, name, value, shape, like);
+  TORCH_CHECK_TYPE(value.scalar_type() == like.scalar_type(), op, ": ", name,
+                   " must have the dtype of the maps, ", like.scalar_type(), ", got ",
+                   value.scalar_type());
+}
+
+// `value` is a parameter or a statistic beside these maps.
+inline void check_beside(const char* op, const char* name, const at::Tensor& value,
+                         at::IntArrayRef shape, const at::Tensor& maps) {
+  if (computed_type(maps) == maps.scalar_type()) return check_like(op, name, value, shape, maps);
+  check_shape_and_place(op, name, value, shape, maps);
+  TORCH_CHECK_TYPE(value.scalar_type() == computed_type(maps), op, ": ", name, " must be ",
+                   computed_type(maps), " beside maps of ", maps.scalar_type(), ", got ",
+                   value.scalar_type());
+}
+
+// Contiguous, where there is one: an optional parameter or statistic of exactly this shape.
 inline std::optional<at::Tensor> check_optional(const char* op, const char* name,
                                                 const std::optional<at::Tensor>& value,
                                                 at::IntArrayRef shape, const at::Tensor& like) {
   if (!value.has_value()) return std::nullopt;
-  check_like(op, name, *value, shape, like);
+  check_beside(op, name, *value, shape, like);
   return value->contiguous();
 }
 

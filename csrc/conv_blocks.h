@@ -35,8 +35,9 @@ struct ConvBlocksNorm {
   const T* beta;   // [S, C] or null
 };
 
+// What forward and backward share.
 template <typename T>
-struct ConvBlocksForward {
+struct ConvBlocksCall {
   ConvBlocksShape shape;
   ConvBlocksNorm<T> norm;
   const ConvBranch* branches;  // [B]
@@ -44,12 +45,16 @@ struct ConvBlocksForward {
   const T* const* depthwise;   // [B] -> [C, kernel, kernel], null for a dense block
   const T* const* pointwise;   // [B] -> [C', C]
   const uint8_t* active;       // [G, B]: 0 = not computed, zeros
-  T* packed;                   // scratch, one row of packed weights per branch
-  int64_t packed_stride;       // elements of a row
-  T* scratch;                  // one row per thread
-  int64_t scratch_stride;      // elements of a row
-  double* partial_mean;        // [B, G, N, C'] moments of every image
-  double* partial_square;      // [B, G, N, C']
+};
+
+template <typename T>
+struct ConvBlocksForward : ConvBlocksCall<T> {
+  T* packed;               // scratch, one row of packed weights per branch
+  int64_t packed_stride;   // elements of a row
+  T* scratch;              // one row per thread
+  int64_t scratch_stride;  // elements of a row
+  double* partial_mean;    // [B, G, N, C'] moments of every image
+  double* partial_square;  // [B, G, N, C']
   // outputs
   T* const* outputs;  // [B] -> [G * N, H', W', C'], before the block's own batch norm
   T* mean;            // [G, B, C']
@@ -57,15 +62,8 @@ struct ConvBlocksForward {
 };
 
 template <typename T>
-struct ConvBlocksBackward {
-  ConvBlocksShape shape;
-  ConvBlocksNorm<T> norm;
-  const ConvBranch* branches;    // [B]
-  const T* const* inputs;        // [S] -> [G * N, H, W, C]
-  const T* const* depthwise;     // [B]
-  const T* const* pointwise;     // [B]
+struct ConvBlocksBackward : ConvBlocksCall<T> {
   const T* const* grad_outputs;  // [B] -> [G * N, H', W', C'], null = no gradient arrives
-  const uint8_t* active;         // [G, B]
   T* packed;                     // scratch
   int64_t packed_stride;
   T* scratch;

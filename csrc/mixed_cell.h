@@ -8,8 +8,8 @@
 
 #include <cstdint>
 
-#include "bfloat16.h"
 #include "conv_block.h"
+#include "half_types.h"
 #include "node_sum.h"
 
 namespace darts_fast {
@@ -103,11 +103,11 @@ enum class Precision : int64_t {
 };
 
 // What forward and backward share. Maps and nodes are slots of [G * N, H', W', C] in one buffer, or
-// in two where the outputs of convolutions have elements of their own, M.
-template <typename T, typename M = T>
+// in two where the outputs of convolutions have elements of their own, M. States have elements S.
+template <typename T, typename M = T, typename S = T>
 struct CellArguments {
   CellPlan plan;
-  const T* const* states;  // [S] -> [G * N, H, W, C], of a shared one [N, H, W, C]
+  const S* const* states;  // [S] -> [G * N, H, W, C], of a shared one [N, H, W, C]
   const T* weights;        // [G, K]
   const T* const* first;   // [blocks] depthwise, dense or first half
   const T* const* second;  // [blocks] pointwise or second half
@@ -116,8 +116,8 @@ struct CellArguments {
   const Norm* norms;       // [B]
   const double* eps;       // [B]
   const uint8_t* active;   // [G, K]
-  T* maps;                 // slots: pools, and nodes that ops leave
-  M* raw;                  // slots: what convolutions give to their norms; `maps` where M is T
+  S* maps;                 // slots: pools, and nodes that ops leave
+  M* raw;                  // slots: what convolutions give to their norms; `maps` where M is S
   int64_t slot;            // elements of a slot
   T* packed;               // scratch: one row of packed weights per block, or group and block
   int64_t packed_stride;

@@ -29,9 +29,7 @@ void check_sizes(const char* op, const MixedCellInputs& in, CellShape& s) {
   const Tensor& first = in.states[all_shared ? 0 : in.shared];
   TORCH_CHECK_VALUE(first.dim() == 4, op, ": states must have 4 dimensions [N, C, H, W], got ",
                     first.sizes());
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      first.scalar_type() == at::kFloat || first.scalar_type() == at::kDouble, op,
-      ": states must be float32 or float64, got ", first.scalar_type());
+  check_map_type(op, "states", first, in.takes_halves);
   TORCH_CHECK_VALUE(in.stride == 1 || in.stride == 2, op, ": stride must be 1 or 2, got ",
                     in.stride);
   TORCH_CHECK_VALUE(in.groups >= 1 && (all_shared || first.size(0) % in.groups == 0), op,
@@ -73,7 +71,7 @@ void add_blocks(const char* op, const MixedCellInputs& in, MixedCellArguments& a
   const auto take = [&](const char* name, at::IntArrayRef shape) {
     TORCH_CHECK_VALUE(next < in.convolutions.size(), op, ": op ", index, " needs ", name,
                       ", got only ", in.convolutions.size(), " convolutions");
-    check_like(op, name, in.convolutions[next], shape, like);
+    check_beside(op, name, in.convolutions[next], shape, like);
     return in.convolutions[next++].contiguous();
   };
   const auto add = [&](ConvKind kind) {
@@ -244,7 +242,7 @@ std::vector<Tensor> check_per_norm(const char* op, const char* name, at::TensorL
                     " norms");
   for (int64_t b = 0; b < s.norms; ++b) {
     if (values[b].numel() == 0) continue;
-    check_like(op, name, values[b], {s.channels}, like);
+    check_beside(op, name, values[b], {s.channels}, like);
     checked[b] = values[b].contiguous();
   }
   return checked;
@@ -262,7 +260,7 @@ MixedCellArguments check_mixed_cell(const char* op, const MixedCellInputs& in, b
   for (const Tensor& state : in.states) {
     a.states.push_back(state.contiguous(at::MemoryFormat::ChannelsLast));
   }
-  check_like(op, "weights", in.weights, {s.groups, s.ops}, in.states[0]);
+  check_beside(op, "weights", in.weights, {s.groups, s.ops}, in.states[0]);
   a.weights = in.weights.contiguous();
   TORCH_CHECK_VALUE(static_cast<int64_t>(in.norms.size()) == s.norms &&
                         static_cast<int64_t>(in.eps.size()) == s.norms,

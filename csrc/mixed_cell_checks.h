@@ -29,6 +29,7 @@ struct MixedCellInputs {
   int64_t shared;  // 0 in a backward
   const std::optional<at::Tensor>& active;
   int64_t precision;
+  bool takes_halves = false;  // states of 16 bits, with parameters in float32
 };
 
 // Batch norms and weights that an operation has in the lists of the arguments.

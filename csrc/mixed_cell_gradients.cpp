@@ -20,8 +20,8 @@ void check_mixed_cell_backward(const char* op, const MixedCellArguments& a,
              {s.groups * s.images, s.multiplier * s.channels, s.node_height, s.node_width},
              a.states[0]);
   check_like(op, "saved", saved, {buffer_elements(a.plan)}, a.states[0]);
-  check_like(op, "mean", mean, {s.groups, s.norms, s.channels}, a.states[0]);
-  check_like(op, "var", var, {s.groups, s.norms, s.channels}, a.states[0]);
+  check_beside(op, "mean", mean, {s.groups, s.norms, s.channels}, a.states[0]);
+  check_beside(op, "var", var, {s.groups, s.norms, s.channels}, a.states[0]);
 }
 
 MixedCellGradients allocate_mixed_cell_gradients(
@@ -32,7 +32,8 @@ MixedCellGradients allocate_mixed_cell_gradients(
   const size_t expected = a.states.size() + 1 + convolutions.size() + gammas.size() + betas.size();
   TORCH_CHECK_VALUE(output_mask.size() == expected, op, ": output_mask must have ", expected,
                     " entries, got ", output_mask.size());
-  const auto options = a.states[0].options().memory_format(std::nullopt);
+  const auto options = a.weights.options();  // of parameters
+  const auto state_options = a.states[0].options().memory_format(std::nullopt);
   size_t next = 0;
   const auto wanted = [&](at::TensorList like) {
     std::vector<Tensor> grads(like.size());
@@ -52,8 +53,8 @@ MixedCellGradients allocate_mixed_cell_gradients(
   };
   MixedCellGradients grads;
   for (const Tensor& state : a.states) {
-    grads.states.push_back(output_mask[next++] ? allocate_state(state.sizes(), options)
-                                               : at::empty({0}, options));
+    grads.states.push_back(output_mask[next++] ? allocate_state(state.sizes(), state_options)
+                                               : at::empty({0}, state_options));
   }
   const CellShape& s = a.plan.shape;
   grads.weights =

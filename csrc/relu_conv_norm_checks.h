@@ -43,7 +43,7 @@ inline void check_relu_conv_norm_weights(const char* op, ReluConvNormArguments& 
                       ": two halves need stride 2 and even sizes, got stride ", s.stride, " for ",
                       a.input.sizes());
     for (const at::Tensor& half : weights) {
-      check_like(op, "each half", half, {s.out_channels / 2, s.channels, 1, 1}, a.input);
+      check_beside(op, "each half", half, {s.out_channels / 2, s.channels, 1, 1}, a.input);
     }
     a.second = weights[1].contiguous();
   } else {
@@ -52,7 +52,8 @@ inline void check_relu_conv_norm_weights(const char* op, ReluConvNormArguments& 
     TORCH_CHECK_VALUE(kernel == 1 || kernel == 3, op, ": kernel must be 1 or 3, got ",
                       weights[0].sizes());
     a.block = {ConvKind::kDense, kernel, 1};
-    check_like(op, "the weight", weights[0], {s.out_channels, s.channels, kernel, kernel}, a.input);
+    check_beside(op, "the weight", weights[0], {s.out_channels, s.channels, kernel, kernel},
+                 a.input);
   }
   TORCH_CHECK_VALUE(s.out_channels >= 1, op, ": weights must have output channels, got ",
                     weights[0].sizes());
@@ -64,13 +65,10 @@ inline ReluConvNormArguments check_relu_conv_norm(const char* op, const at::Tens
                                                   const std::optional<at::Tensor>& gamma,
                                                   const std::optional<at::Tensor>& beta,
                                                   int64_t norm, double eps, int64_t stride,
-                                                  int64_t groups) {
+                                                  int64_t groups, bool takes_halves = false) {
   TORCH_CHECK_VALUE(input.dim() == 4, op, ": input must have 4 dimensions [N, C, H, W], got ",
                     input.sizes());
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      input.scalar_type() == at::kFloat || input.scalar_type() == at::kDouble, op,
-      ": input must be float32 or float64 on ", input.is_cpu() ? "CPU" : "CUDA", ", got ",
-      input.scalar_type());
+  check_map_type(op, "input", input, takes_halves);
   TORCH_CHECK_VALUE(stride == 1 || stride == 2, op, ": stride must be 1 or 2, got ", stride);
   TORCH_CHECK_VALUE(groups >= 1 && input.size(0) % groups == 0, op,
                     ": groups must divide the batch, got ", groups, " groups for a batch of ",
@@ -107,8 +105,8 @@ inline void check_relu_conv_norm_backward(const char* op, const ReluConvNormArgu
                                           size_t weights, const c10::List<bool>& output_mask) {
   check_like(op, "grad_output", grad_output, a.output_sizes(), a.input);
   check_like(op, "raw", raw, a.output_sizes(), a.input);
-  check_like(op, "mean", mean, {a.groups, a.shape.out_channels}, a.input);
-  check_like(op, "var", var, {a.groups, a.shape.out_channels}, a.input);
+  check_beside(op, "mean", mean, {a.groups, a.shape.out_channels}, a.input);
+  check_beside(op, "var", var, {a.groups, a.shape.out_channels}, a.input);
   TORCH_CHECK_VALUE(output_mask.size() == weights + 3, op, ": output_mask must have ", weights + 3,
                     " entries, got ", output_mask.size());
 }

@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 import cell_cases
+import test_conv_blocks
 import test_node_sum
 import torch
 from torch import Tensor
@@ -120,6 +121,25 @@ def _relu_conv_norm(name: str, kernel: int, stride: int) -> GpuCase:
     return GpuCase(name, ops, leaves, call)
 
 
+def _conv_blocks(name: str, **arguments: object) -> GpuCase:
+    case = test_conv_blocks.make_case(**arguments)
+    lists = {"input": case.inputs, "depthwise": case.depthwise, "pointwise": case.pointwise}
+    named = {f"{part} {i}": x for part, values in lists.items() for i, x in enumerate(values)}
+    named |= {"gamma": case.gamma, "beta": case.beta}
+    leaves = {key: x for key, x in named.items() if x is not None}
+
+    def call(given: Leaves) -> Tensor:
+        def moved(part: str) -> list[Tensor | None]:
+            return [given.get(f"{part} {i}") for i in range(len(lists[part]))]
+
+        there = {part: moved(part) for part in ("depthwise", "pointwise")}
+        norm = {part: given.get(part) for part in ("gamma", "beta")}
+        out = replace(case, inputs=moved("input"), **there, **norm).run()
+        return torch.cat(out.outputs, 1)
+
+    return GpuCase(name, ("conv_blocks", "conv_blocks_backward"), leaves, call)
+
+
 CASES = [
     _node_sum("node_sum", norms=test_node_sum.MIXED, channels=16, size=(17, 15)),
     _node_sum("node_sum of 10 channels", norms=test_node_sum.MIXED, channels=10),
@@ -129,6 +149,9 @@ CASES = [
     _mixed_cell("an edge of DARTS, stride 2", channels=36, stride=2, size=(8, 8)),
     _mixed_cell("an edge of NAS-Bench-201", names=cell_cases.NASBENCH201, channels=10),
     _mixed_cell("a cell in groups", inputs=2, nodes=2, multiplier=2, groups=3, masked=True),
+    _conv_blocks("conv_blocks", size=(16, 15)),
+    _conv_blocks("conv_blocks behind norms", norm="batch", affine=True, channels=10),
+    _conv_blocks("conv_blocks in groups, stride 2", groups=3, masked=True, stride=2),
     _relu_conv_norm("relu_conv_norm 1x1", 1, 1),
     _relu_conv_norm("relu_conv_norm 3x3, stride 2", 3, 2),
 ]

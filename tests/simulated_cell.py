@@ -3,10 +3,8 @@
 
 from __future__ import annotations
 
-import functools
-import os
+import atexit
 import tempfile
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
@@ -16,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from checked_runs import build_of_process
 from simt_build import Build, missing_tools
 from simulator import Order, Simulated
 
@@ -23,8 +22,6 @@ import darts_fast
 from darts_fast import _ops
 from darts_fast._ops import _relu_conv_norm
 from darts_fast._ops._direct import direct
-
-BUILD = "DARTS_TEST_BUILD"  # the environment variable that names what checks the kernels
 
 MARKS = [
     pytest.mark.filterwarnings("error"),
@@ -51,27 +48,13 @@ class SimulatedCell(Simulated):
     @contextmanager
     def replacing(self) -> Iterator[None]:
         """The emulated kernels in the place of the CPU's, for all that is called in Python."""
-        with pytest.MonkeyPatch.context() as patch, self._registered("mixed_cell"):
+        with pytest.MonkeyPatch.context() as patch, self.registered("mixed_cell"):
             self._replace_op(patch, _relu_conv_norm, "relu_conv_norm")
             move = _ops.move_running_statistics
             patch.setattr(
                 _ops, "move_running_statistics", lambda *arguments: self.call(move, *arguments)
             )
             yield
-
-    @contextmanager
-    def _registered(self, name: str) -> Iterator[None]:
-        """Of an op whose autograd is in C++, which finds kernels by their key."""
-        library = torch.library.Library("darts_fast", "IMPL")
-        for each in (name, f"{name}_backward"):
-            op = getattr(_ops, each)
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", UserWarning)  # that it takes another's place
-                library.impl(each, functools.partial(self.call, op), "CPU")
-        try:
-            yield
-        finally:
-            library._destroy()
 
     def _replace_op(self, patch: pytest.MonkeyPatch, module: ModuleType, name: str) -> None:
         forward, backward = getattr(module, name), getattr(module, f"{name}_backward")
@@ -89,11 +72,17 @@ class SimulatedCell(Simulated):
         patch.setattr(_ops, name, simulated_forward)
 
 
+def library_folder() -> Path:
+    """For a library's objects, to the end of the process: a sanitizer finds its lines in them."""
+    folder = tempfile.TemporaryDirectory()
+    atexit.register(folder.cleanup)
+    return Path(folder.name)
+
+
 @cache
 def _simulated() -> SimulatedCell:
     # Of a process: a library registers its kernels once.
-    with tempfile.TemporaryDirectory() as folder:
-        return SimulatedCell(Path(folder), Build(os.environ.get(BUILD, "plain")))
+    return SimulatedCell(library_folder(), build_of_process())
 
 
 @pytest.fixture(autouse=True)

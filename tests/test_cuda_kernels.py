@@ -175,6 +175,7 @@ def test_what_is_no_worse_passes_and_what_is_new_fails():
 
 def test_the_table_is_that_of_the_record():
     record = json.loads(kernels.RECORD.read_text())
+    assert kernels.RECORD.read_text() == kernels.as_json(record)
     assert Path(kernels.TABLE).read_text() == kernels.table(record)
 
 

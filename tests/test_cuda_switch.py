@@ -41,14 +41,28 @@ def test_what_the_cuda_kernels_do_not_take(x):
         assert not runs_native(x.half())
         assert not runs_native(x, x.double())
         assert not runs_native(x, torch.empty(3, device="cpu"))
-        assert not runs_fused(x)  # conv_blocks has no kernel there
+        assert not runs_fused(x)  # what is no cell stays on PyTorch
         with use_backend("reference"):
             assert not runs_native(x)
-        torch.set_autocast_enabled("cuda", True)
-        try:
-            assert not runs_native(x)
-        finally:
-            torch.set_autocast_enabled("cuda", False)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_under_autocast_states_have_its_dtype_or_float32(x, dtype):
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", dtype)
+    other = torch.float16 if dtype == torch.bfloat16 else torch.bfloat16
+    try:
+        assert not runs_native(x)
+        with use_cuda_kernels():
+            assert runs_native(x)
+            assert runs_native(x.to(dtype), x)
+            for refused in (x.to(other), x.double()):
+                assert not runs_native(refused)
+                assert not runs_native(x, refused)
+    finally:
+        torch.set_autocast_enabled("cuda", False)
+        torch.set_autocast_dtype("cuda", before)
 
 
 @pytest.mark.parametrize("enabled", [False, True])

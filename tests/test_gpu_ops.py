@@ -72,6 +72,20 @@ class TestOnDevice:
     def test_values_and_gradients(self, case: GpuCase) -> None:
         compare_with_reference(case, "cuda")
 
+    @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+    def test_autocast(self, case: GpuCase, dtype: torch.dtype) -> None:
+        leaves = case.on("cuda", torch.float32)
+        full = case.results(leaves, "fused")
+        with torch.autocast("cuda", dtype):
+            low = case.results(leaves, "fused")
+        stores_halves = case.ops[0] in ("mixed_cell", "relu_conv_norm")
+        assert low["output"].dtype == (dtype if stores_halves else torch.float32)
+        for names in (["output"], [name for name in full if name != "output"]):
+            value, exact = (
+                torch.cat([x[n].double().flatten() for n in names]) for x in (low, full)
+            )
+            assert (value - exact).norm() <= 8 * torch.finfo(dtype).eps * exact.norm()
+
     def test_gradcheck(self, case: GpuCase) -> None:
         leaves = case.on("cuda", torch.float64)
         if sum(x.numel() for x in leaves.values()) > 20_000:

@@ -4,15 +4,11 @@
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
-
 import pytest
 import torch
 from cell_cases import assert_matches_reference
-from simt_build import ROOT, SANITIZER_OPTIONS, Build
-from simulated_cell import BUILD, MARKS, backend
+from checked_runs import run_checked, under_every_check
+from simulated_cell import MARKS, backend
 from test_mixed_cell import test_any_size, test_any_strides, test_each_kind
 from test_mixed_cell_bf16 import (
     test_what_bfloat16_holds_is_kept_exactly,
@@ -40,15 +36,7 @@ def test_many_tiles(backend):
     assert_matches_reference(names=("sep_3", "max_pool"), batch=9, size=(33, 32), channels=4)
 
 
-@pytest.mark.parametrize("build", [Build.ADDRESS, Build.THREAD, Build.COUNT])
+@under_every_check
 def test_under_every_check(build):
-    preload = build.preload()
-    if preload is None:
-        pytest.skip(f"the compiler has no shared runtime of the {build.value} sanitizer")
-    environment = {**os.environ, **SANITIZER_OPTIONS, **preload, BUILD: build.value}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider"]
-    command += ["tests/test_mixed_cell_cuda.py"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    files = ("tests/test_mixed_cell_cuda.py", "tests/test_mixed_cell_cuda_half.py", __file__)
+    run_checked(build, *files)

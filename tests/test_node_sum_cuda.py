@@ -8,15 +8,13 @@ adds what only the CUDA half has: orders of threads, launches, chunks, vectors, 
 
 from __future__ import annotations
 
-import os
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 import torch
-from simt_build import ROOT, SANITIZER_OPTIONS, Build, missing_tools
+from checked_runs import build_of_process, run_checked, under_every_check
+from simt_build import missing_tools
 from simulator import Order, Simulator
 from test_node_sum import (
     MIXED,
@@ -43,8 +41,6 @@ from test_node_sum import (
 import darts_fast
 from darts_fast import _ops
 
-BUILD = "DARTS_TEST_BUILD"  # the environment variable that names what checks the kernels
-
 pytestmark = [
     pytest.mark.filterwarnings("error"),
     # The emulated kernels would replace those of a build with CUDA.
@@ -57,8 +53,7 @@ pytestmark = [
 
 @pytest.fixture(scope="session")
 def simulator(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
-    build = Build(os.environ.get(BUILD, "plain"))
-    return Simulator(tmp_path_factory.mktemp("simulator"), build=build)
+    return Simulator(tmp_path_factory.mktemp("simulator"), build=build_of_process())
 
 
 @pytest.fixture
@@ -228,16 +223,6 @@ def test_the_binding_checks(backend, changes, error, message):
         backend.forward(*arguments)
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("build", [Build.ADDRESS, Build.THREAD, Build.COUNT])
+@under_every_check
 def test_under_every_check(build):
-    preload = build.preload()
-    if preload is None:
-        pytest.skip(f"the compiler has no shared runtime of the {build.value} sanitizer")
-    environment = {**os.environ, **SANITIZER_OPTIONS, **preload, BUILD: build.value}
-    command = [sys.executable, "-m", "pytest", "-q", "-n", "0", "-p", "no:cacheprovider", __file__]
-    command += ["-k", "not under_every_check and not gradcheck"]
-    done = subprocess.run(
-        command, capture_output=True, text=True, check=False, cwd=ROOT, env=environment
-    )
-    assert done.returncode == 0, done.stdout[-4000:] + done.stderr[-4000:]
+    run_checked(build, __file__)

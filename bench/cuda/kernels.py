@@ -109,6 +109,18 @@ def worse(rows: dict[str, dict[str, Row]], recorded: dict[str, dict[str, Row]]) 
     return found
 
 
+def as_json(record: dict[str, Any]) -> str:
+    """The record's file: a line per kernel and architecture, so that a diff shows which moved."""
+    kernels = ",\n".join(
+        f"  {json.dumps(name)}: {{\n"
+        + ",\n".join(f"   {json.dumps(key)}: {json.dumps(r)}" for key, r in by_architecture.items())
+        + "\n  }"
+        for name, by_architecture in record["kernels"].items()
+    )
+    rest = json.dumps({**record, "kernels": {}}, indent=1)
+    return rest.replace('"kernels": {}', f'"kernels": {{\n{kernels}\n }}') + "\n"
+
+
 def table(record: dict[str, Any]) -> str:
     """The record for readers, one line per kernel and architecture."""
     lines = [
@@ -153,7 +165,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     found = defects(files, record["sums_in_double"])
     if given.record:
         record.update(nvcc=nvcc_version(), kernels=rows)
-        RECORD.write_text(json.dumps(record, indent=1) + "\n")
+        RECORD.write_text(as_json(record))
         TABLE.write_text(table(record))
     elif record["nvcc"] == nvcc_version():
         found += worse(rows, record["kernels"])

@@ -11,8 +11,10 @@
 // 64 bits wide, those inside an image 32.
 #pragma once
 
-#include "cuda/common.cuh"
-#include "mixed_cell.h"
+#include <type_traits>
+
+#include "cuda/elements.cuh"
+#include "cuda/mixed_cell_launch.h"
 
 namespace darts_fast::cuda {
 namespace {
@@ -56,7 +58,7 @@ struct ListRange {
 constexpr uint8_t kRuns = 1;
 constexpr uint8_t kWantsMoments = 2;
 
-template <typename T>
+template <typename T, typename S = T>
 struct CellTables {
   const OpRow* ops;
   const BlockRow* blocks;
@@ -68,7 +70,7 @@ struct CellTables {
   const int16_t* lists;         // what launches work through, and
   const ListRange* item_norms;  // [blocks + pools] the norms that normalise an item's map
   const int16_t* node_maps;     // [nodes]
-  const T* const* states;       // [S]
+  const S* const* states;       // [S]
   const T* const* first;        // [blocks]
   const T* const* second;       // [blocks]
   const T* const* gamma;        // [B]; null: no norm has one. So are the next three.
@@ -76,7 +78,7 @@ struct CellTables {
   const T* const* running_mean;
   const T* const* running_var;
   // backward; null = nobody asked
-  T* const* grad_states;
+  S* const* grad_states;
   T* const* grad_first;
   T* const* grad_second;
   T* const* grad_gamma;
@@ -85,7 +87,10 @@ struct CellTables {
 
 template <typename T, typename M>
 struct Cell {
-  CellTables<T> table;
+  using Raw = RawOf<T, M>;
+  using State = StateOf<T, M>;
+
+  CellTables<T, State> table;
   int groups, inputs, shared, nodes, ops, norms, blocks, pools, multiplier, stride;
   int channels;     // of nodes and maps
   int in_channels;  // of input states; others than `channels` in a cell of one op only
@@ -93,17 +98,19 @@ struct Cell {
   int64_t images;  // per group
   int64_t slot;
   const T* weights;  // [G, K]; null for ones
-  T* maps;
-  M* raw;
+  State* maps;
+  Raw* raw;
   T* mean;             // [G, B, C]
   T* var;              // [G, B, C]
   T* scale;            // [G, B, C]: gamma / sigma
   T* partial;          // see the kernels that write it
   uint32_t* counters;  // of blocks that arrived, 0 at first; see the kernels that count
-  T* output;           // [G * N, H', W', multiplier * C]
+  State* output;       // [G * N, H', W', multiplier * C]
   // backward
-  const T* grad_output;
-  T* grad_nodes;  // [nodes] slots
+  const State* grad_output;
+  T* grad_nodes;   // [nodes] slots
+  T* grad_inputs;  // slots of grad_inputs_slot elements, where State is narrower: the sums so far
+  int64_t grad_inputs_slot;
   T* grad_inner;  // slots, by `inner` of the chain's second block
   T* grad_rows;   // slots of grad_rows_slot elements, by `rows` of a block
   int64_t grad_rows_slot;
@@ -172,7 +179,7 @@ __device__ __forceinline__ int64_t norm_row(const Cell<T, M>& c, int group, int 
 // The grid of positions of a map.
 struct Plane {
   int height, width;
-  __device__ __forceinline__ int size() const { return height * width; }
+  __host__ __device__ __forceinline__ int size() const { return height * width; }
 };
 
 template <typename T, typename M>
@@ -198,7 +205,8 @@ __device__ __forceinline__ int state_channels(const Cell<T, M>& c, int state) {
 
 // Image 0 of the group; of a shared state the group's images are everybody's.
 template <typename T, typename M>
-__device__ __forceinline__ const T* state_of(const Cell<T, M>& c, int state, int group) {
+__device__ __forceinline__ const StateOf<T, M>* state_of(const Cell<T, M>& c, int state,
+                                                         int group) {
   const int64_t image =
       static_cast<int64_t>(state_plane(c, state).size()) * state_channels(c, state);
   if (!is_input(c, state)) {
@@ -214,12 +222,12 @@ __device__ __forceinline__ int64_t node_image(const Cell<T, M>& c) {
 
 // Image 0 of the group in a slot.
 template <typename T, typename M>
-__device__ __forceinline__ M* raw_of(const Cell<T, M>& c, int map, int group) {
+__device__ __forceinline__ RawOf<T, M>* raw_of(const Cell<T, M>& c, int map, int group) {
   return c.raw + map * c.slot + group * c.images * node_image(c);
 }
 
 template <typename T, typename M>
-__device__ __forceinline__ T* map_of(const Cell<T, M>& c, int map, int group) {
+__device__ __forceinline__ StateOf<T, M>* map_of(const Cell<T, M>& c, int map, int group) {
   return c.maps + map * c.slot + group * c.images * node_image(c);
 }
 
@@ -228,11 +236,21 @@ __device__ __forceinline__ T* grad_node_of(const Cell<T, M>& c, int state, int g
   return c.grad_nodes + (state - c.inputs) * c.slot + group * c.images * node_image(c);
 }
 
+// Image 0 of the group in an input state, and in what has its size.
+template <typename T, typename M>
+__device__ __forceinline__ int64_t input_begin(const Cell<T, M>& c, int group) {
+  return group * c.images * static_cast<int64_t>(c.height) * c.width * c.in_channels;
+}
+
+// Where the gradient of a state is summed up.
 template <typename T, typename M>
 __device__ __forceinline__ T* grad_state_of(const Cell<T, M>& c, int state, int group) {
   if (!is_input(c, state)) return grad_node_of(c, state, group);
-  const int64_t image = static_cast<int64_t>(c.height) * c.width * c.in_channels;
-  return c.table.grad_states[state] + group * c.images * image;
+  if constexpr (std::is_same_v<T, StateOf<T, M>>) {
+    return c.table.grad_states[state] + input_begin(c, group);
+  } else {
+    return c.grad_inputs + state * c.grad_inputs_slot + input_begin(c, group);
+  }
 }
 
 // Positions [begin, begin + count) of a group's images, one behind the other.
@@ -267,42 +285,6 @@ __device__ __forceinline__ Spot spot(const Positions& p, int i) {
 template <typename T>
 __device__ __forceinline__ T relu(T x) {
   return x < T(0) ? T(0) : x;  // NaN stays
-}
-
-// Elements of maps are computed with as T.
-__device__ __forceinline__ float widen(float x) { return x; }
-__device__ __forceinline__ double widen(double x) { return x; }
-__device__ __forceinline__ float widen(BFloat16 x) {
-  return __builtin_bit_cast(float, static_cast<uint32_t>(x.bits) << 16);
-}
-
-template <typename M, typename T>
-__device__ __forceinline__ M narrow(T x) {
-  return x;
-}
-// To nearest, ties to even; a NaN stays one.
-template <>
-__device__ __forceinline__ BFloat16 narrow<BFloat16, float>(float x) {
-  const uint32_t bits = __builtin_bit_cast(uint32_t, x);
-  if (x != x) return {static_cast<uint16_t>(bits >> 16 | 0x40)};
-  return {static_cast<uint16_t>((bits + 0x7fff + (bits >> 16 & 1)) >> 16)};
-}
-
-template <typename T, int V, typename M>
-__device__ __forceinline__ Vec<T, V> load_wide(const M* from) {
-  const Vec<M, V> value = load<M, V>(from);
-  Vec<T, V> wide;
-#pragma unroll
-  for (int lane = 0; lane < V; ++lane) wide.lane[lane] = widen(value.lane[lane]);
-  return wide;
-}
-
-template <int V, typename M, typename T>
-__device__ __forceinline__ void store_narrow(M* to, const Vec<T, V>& value) {
-  Vec<M, V> stored;
-#pragma unroll
-  for (int lane = 0; lane < V; ++lane) stored.lane[lane] = narrow<M>(value.lane[lane]);
-  *reinterpret_cast<Vec<M, V>*>(to) = stored;
 }
 
 }  // namespace

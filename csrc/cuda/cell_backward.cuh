@@ -113,37 +113,21 @@ BackwardPlan<T, M> backward_plan(CellTablesBuilder<T, M>& builder,
       i = end;
     }
   }
+  // The first node that reads an input is the last to add to its gradient.
+  std::vector<bool> complete(s.inputs, false);
+  for (NodeGradients& n : plan.nodes) {
+    for (Sources& sources : n.sources) {
+      for (int i = 0; i < sources.size; ++i) {
+        const int state = sources.state[i];
+        sources.last[i] = state < s.inputs && !complete[state];
+        if (state < s.inputs) complete[state] = true;
+      }
+    }
+  }
   for (int64_t b = 0; b < s.blocks; ++b) plan.weights = plan.weights || wants_weights(b);
   plan.most_partial *=
       s.groups * s.channels * ceil_divide(positions, Strip(builder.cell.channels, 1).positions());
   return plan;
-}
-
-// Elements of a row of partial weight gradients, and pieces of a launch, for the largest block.
-struct WeightLimits {
-  int64_t row = 0, pieces = 0;
-};
-
-template <typename T, typename M>
-WeightLimits weight_limits(const CellTablesBuilder<T, M>& builder) {
-  const Cell<T, M>& c = builder.cell;
-  const int most_in = c.in_channels > c.channels ? c.in_channels : c.channels;
-  const int64_t one = static_cast<int64_t>(most_in) * c.channels;
-  const int64_t in_pieces = ceil_divide(most_in, kDepth),
-                out_pieces = ceil_divide(c.channels, kWidth);
-  WeightLimits limits;
-  for (const BlockRow& b : builder.blocks) {
-    const int64_t taps = b.kernel * b.kernel;
-    const bool separable = b.kind == static_cast<int8_t>(ConvKind::kSeparable);
-    const int64_t matrices = separable                                          ? 1
-                             : b.kind == static_cast<int8_t>(ConvKind::kReduce) ? 2
-                                                                                : taps;
-    const int64_t row = matrices * one + (separable ? most_in * taps : 0);
-    const int64_t pieces = matrices * in_pieces * out_pieces + (separable ? in_pieces : 0);
-    if (row > limits.row) limits.row = row;
-    if (pieces > limits.pieces) limits.pieces = pieces;
-  }
-  return limits;
 }
 
 template <typename T, typename M, int V>
@@ -240,18 +224,19 @@ void launch_cell(const CudaCellBackward<T, M>& p, const Allocate& allocate, cuda
   cell.grad_output = p.grad_output;
   cell.grad_weights = p.grad_weights;
   const BackwardPlan<T, M> plan = backward_plan(builder, p);
-  const WeightLimits limits = weight_limits(builder);
-  const auto grads = [&](CellTables<T>& t, auto& put) {
-    put(t.grad_states, p.grad_states, s.inputs);
-    put(t.grad_first, p.grad_first, s.blocks);
-    put(t.grad_second, p.grad_second, s.blocks);
-    put(t.grad_gamma, p.grad_gamma, s.norms);
-    put(t.grad_beta, p.grad_beta, s.norms);
+  const int64_t most_in = p.in_channels > s.channels ? p.in_channels : s.channels;
+  const WeightLimits limits =
+      weight_limits(builder.blocks, static_cast<int>(most_in), cell.channels);
+  const auto grads = [&](CellTables<T, StateOf<T, M>>& t, const TableWriter& put) {
+    put.pointers(t.grad_states, p.grad_states, s.inputs);
+    put.pointers(t.grad_first, p.grad_first, s.blocks);
+    put.pointers(t.grad_second, p.grad_second, s.blocks);
+    put.pointers(t.grad_gamma, p.grad_gamma, s.norms);
+    put.pointers(t.grad_beta, p.grad_beta, s.norms);
   };
   const int64_t images = s.groups * s.images;
   const int64_t node_pixels = images * s.node_height * s.node_width;
   const int64_t state_pixels = images * s.height * s.width;
-  const int64_t most_in = p.in_channels > s.channels ? p.in_channels : s.channels;
   const int64_t positions = s.images * s.node_height * s.node_width;
   const int64_t weight_rows = s.groups * ceil_divide(positions, chunk_positions(positions));
   // Whole vectors, so that every slot is aligned.
@@ -259,6 +244,9 @@ void launch_cell(const CudaCellBackward<T, M>& p, const Allocate& allocate, cuda
       ceil_divide((node_pixels > state_pixels ? node_pixels : state_pixels) * most_in, 16) * 16;
   cell.partial_weights_row = ceil_divide(limits.row, 16) * 16;
   const int64_t norm_values = s.groups * s.norms * s.channels;
+  // Of one node no sum is left for another.
+  const bool sums_inputs = !std::is_same_v<T, StateOf<T, M>> && s.nodes > 1;
+  cell.grad_inputs_slot = ceil_divide(state_pixels * p.in_channels, 16) * 16;
   const auto place = [&](ScratchArrays& arrays) {
     char* table = builder.take(arrays, s.blocks * Strip(cell.channels, 1).chunks, grads);
     cell.scale = arrays.take<T>(norm_values);
@@ -267,6 +255,7 @@ void launch_cell(const CudaCellBackward<T, M>& p, const Allocate& allocate, cuda
     cell.grad_slope = arrays.take<T>(norm_values);
     cell.partial = arrays.take<T>(plan.most_partial);
     cell.grad_nodes = arrays.take<T>(s.nodes * p.slot);
+    cell.grad_inputs = arrays.take<T>(sums_inputs ? s.inputs * cell.grad_inputs_slot : 0);
     cell.grad_inner = arrays.take<T>(plan.most_chains * p.slot);
     cell.grad_rows = arrays.take<T>(plan.most_rows * cell.grad_rows_slot);
     cell.partial_weights =
@@ -277,9 +266,9 @@ void launch_cell(const CudaCellBackward<T, M>& p, const Allocate& allocate, cuda
   place(sizes);
   ScratchArrays arrays = {reinterpret_cast<uintptr_t>(allocate(sizes.next))};
   builder.upload(place(arrays), stream, grads);
-  bool aligned = takes_vectors(p, p.in_channels, {p.grad_output});
+  bool aligned = takes_vectors<T, M>(p, p.in_channels, {p.grad_output});
   for (int64_t i = 0; i < s.inputs; ++i) {
-    aligned = aligned && reinterpret_cast<uintptr_t>(p.grad_states[i]) % 16 == 0;
+    aligned = aligned && is_aligned(p.grad_states[i]);
   }
   if (aligned) {
     launch_backward<T, M, kLanes<T>>(cell, plan, limits, stream);

@@ -29,21 +29,20 @@ union ConvolveShared {
 };
 
 // A tile's outputs as sums in the accumulator.
-template <typename T, typename M, int V>
-__device__ __forceinline__ void convolve_tile(const Cell<T, M>& c, int block, int group,
+template <int V, typename T, typename M>
+__device__ __forceinline__ void convolve_tile(const BlockWeights<T>& w, const BlockInput<T, M>& in,
                                               const Micro& micro, const MicroPlace& place,
                                               const Positions& tile, int first_output,
                                               Operands<T>& s, Accumulator<T>& sum) {
-  const BlockRow& b = c.table.blocks[block];
-  const BlockInput<T, M> in = block_input(c, block, group);
+  const BlockRow& b = w.row;
   const bool separable = is_kind(b, ConvKind::kSeparable);
-  const int outputs = least(c.channels - first_output, kWidth);
+  const int outputs = least(w.outputs - first_output, kWidth);
   for (int tap = 0; tap < matrices(b); ++tap) {
-    const BlockMatrix<T> matrix = block_matrix(c, block, in.channels, tap);
+    const BlockMatrix<T> matrix = block_matrix(w, tap);
     for (int ch = 0; ch < in.channels; ch += kDepth) {
       const int depths = least(in.channels - ch, kDepth);
       if (separable) {
-        fill_taps(s.taps, c.table.first[block], b.kernel * b.kernel, ch, depths);
+        fill_taps(s.taps, w.first, b.kernel * b.kernel, ch, depths);
         __syncthreads();
       }
       fill_input<V>(s.a, s.taps, in, b, tile, micro.positions(), tap, ch, depths);
@@ -63,7 +62,7 @@ __device__ __forceinline__ void pool_tile(const Cell<T, M>& c, const PoolRow& ro
   const Plane plane = state_plane(c, row.source);
   const int stride = is_input(c, row.source) ? c.stride : 1;
   const bool max = row.kind == static_cast<int16_t>(CellOpKind::kMaxPool);
-  const T* state = state_of(c, row.source, group);
+  const StateOf<T, M>* state = state_of(c, row.source, group);
   const int64_t size = static_cast<int64_t>(plane.size()) * c.channels;
 #pragma unroll
   for (int i = 0; i < kMicro; ++i) {
@@ -83,8 +82,8 @@ __device__ __forceinline__ void pool_tile(const Cell<T, M>& c, const PoolRow& ro
 
 // Mean and centred squares of the tile, per channel: about the tile's own mean, whose rounding is
 // taken back out.
-template <typename T, typename M>
-__device__ __forceinline__ void tile_statistics(const Cell<T, M>& c, const Micro& micro,
+template <typename T>
+__device__ __forceinline__ void tile_statistics(int channels, const Micro& micro,
                                                 const MicroPlace& place, int count,
                                                 int first_channel, const Accumulator<T>& value,
                                                 ConvolveShared<T>& s, T* out) {
@@ -114,10 +113,10 @@ __device__ __forceinline__ void tile_statistics(const Cell<T, M>& c, const Micro
 #pragma unroll
   for (int j = 0; j < kMicro; ++j) {
     const int ch = first_channel + place.o + j;
-    if (ch >= c.channels) continue;
+    if (ch >= channels) continue;
     out[ch] = mean.lane[j];
-    out[c.channels + ch] = s.sums.moments[0][place.column].lane[j];
-    out[2 * c.channels + ch] = s.sums.moments[1][place.column].lane[j];
+    out[channels + ch] = s.sums.moments[0][place.column].lane[j];
+    out[2 * channels + ch] = s.sums.moments[1][place.column].lane[j];
   }
 }
 
@@ -139,7 +138,8 @@ __global__ __launch_bounds__(kThreads, V == 1 ? 1 : kResident<T>) void cell_conv
   for (int i = 0; i < kMicro; ++i) sum[i] = zeros<T, kMicro>();
   const int64_t at = begin * c.channels;
   if (item < c.blocks) {
-    convolve_tile<T, M, V>(c, item, group, micro, place, tile, first_output, s.operands, sum);
+    convolve_tile<V>(block_weights(c, item), block_input(c, item, group), micro, place, tile,
+                     first_output, s.operands, sum);
     const OpRow& op = c.table.ops[c.table.blocks[item].op];
     const int map = is_chain(op) && item == op.block ? op.inner_map : op.map;
     store_tile<V>(raw_of(c, map, group) + at, c.channels, place, tile.count, first_output, sum);
@@ -149,7 +149,7 @@ __global__ __launch_bounds__(kThreads, V == 1 ? 1 : kResident<T>) void cell_conv
     store_tile<V>(map_of(c, row.map, group) + at, c.channels, place, tile.count, first_output, sum);
   }
   if ((flags & kWantsMoments) == 0) return;
-  tile_statistics(c, micro, place, tile.count, first_output, sum, s,
+  tile_statistics(c.channels, micro, place, tile.count, first_output, sum, s,
                   partial_of(c, item, group, gridDim.x, blockIdx.x));
   const int64_t row = static_cast<int64_t>(item) * c.groups * micro.chunks + blockIdx.y;
   if (!arrives_last(c.counters + row, gridDim.x)) return;

@@ -20,7 +20,7 @@ struct NodeStep {
 
 template <typename T, typename M>
 std::vector<NodeStep> forward_steps(CellTablesBuilder<T, M>& builder,
-                                    const CellArguments<T, M>& p) {
+                                    const CudaCellArguments<T, M>& p) {
   const CellShape& s = p.plan.shape;
   std::vector<NodeStep> steps;
   for (int64_t state = s.inputs; state < s.inputs + s.nodes; ++state) {
@@ -76,16 +76,13 @@ void launch_forward(const Cell<T, M>& cell, const std::vector<NodeStep>& steps,
 
 // Whether V channels can be read and written at once.
 template <typename T, typename M>
-bool takes_vectors(const CellArguments<T, M>& p, int64_t in_channels,
+bool takes_vectors(const CudaCellArguments<T, M>& p, int64_t in_channels,
                    std::initializer_list<const void*> others) {
   constexpr int lanes = kLanes<T>;
-  const auto aligned = [](const void* pointer) {
-    return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
-  };
   bool all = p.plan.shape.channels % lanes == 0 && in_channels % lanes == 0 && p.slot % 8 == 0 &&
-             aligned(p.maps) && aligned(p.raw) && aligned(p.mean) && aligned(p.var);
-  for (int64_t i = 0; i < p.plan.shape.inputs; ++i) all = all && aligned(p.states[i]);
-  for (const void* pointer : others) all = all && aligned(pointer);
+             is_aligned(p.maps) && is_aligned(p.raw) && is_aligned(p.mean) && is_aligned(p.var);
+  for (int64_t i = 0; i < p.plan.shape.inputs; ++i) all = all && is_aligned(p.states[i]);
+  for (const void* pointer : others) all = all && is_aligned(pointer);
   return all;
 }
 
@@ -97,12 +94,11 @@ void launch_cell(const CudaCellForward<T, M>& p, const Allocate& allocate, cudaS
   CellTablesBuilder<T, M> builder(p, p.in_channels);
   Cell<T, M>& cell = builder.cell;
   cell.output = p.output;
-  const CellArguments<T, M>& arguments = p;
-  const std::vector<NodeStep> steps = forward_steps(builder, arguments);
+  const std::vector<NodeStep> steps = forward_steps<T, M>(builder, p);
   const ListRange given_norms = builder.lists.add(builder.given_norms());
-  const auto running = [&](CellTables<T>& t, auto& put) {
-    put(t.running_mean, p.running_mean, s.norms);
-    put(t.running_var, p.running_var, s.norms);
+  const auto running = [&](CellTables<T, StateOf<T, M>>& t, const TableWriter& put) {
+    put.pointers(t.running_mean, p.running_mean, s.norms);
+    put.pointers(t.running_var, p.running_var, s.norms);
   };
   const Micro micro(cell.channels);
   const int64_t tiles = ceil_divide(s.images * s.node_height * s.node_width, micro.positions());
@@ -117,7 +113,7 @@ void launch_cell(const CudaCellForward<T, M>& p, const Allocate& allocate, cudaS
   place(sizes);
   ScratchArrays arrays = {reinterpret_cast<uintptr_t>(allocate(sizes.next))};
   builder.upload(place(arrays), stream, running);
-  if (takes_vectors(p, p.in_channels, {p.output})) {
+  if (takes_vectors<T, M>(p, p.in_channels, {p.output})) {
     launch_forward<T, M, kLanes<T>>(cell, steps, given_norms, stream);
   } else {
     launch_forward<T, M, 1>(cell, steps, given_norms, stream);

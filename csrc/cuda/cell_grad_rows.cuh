@@ -18,11 +18,11 @@ namespace {
 
 // Channels [ch, ch + depths) of dL/dy where matrix `tap` of the block takes it from for each
 // position of the tile; 0 where there is none.
-template <typename T, typename M, int V>
-__device__ __forceinline__ void fill_gradient(Operands<T>& s, const OuterGradient<T, M>& outer,
-                                              const BlockRow& b, const Plane& plane, int stride,
-                                              const Positions& tile, int positions, int channels,
-                                              int tap, int ch, int depths) {
+template <int V, typename T, typename Outer>
+__device__ __forceinline__ void fill_gradient(Operands<T>& s, const Outer& outer, const BlockRow& b,
+                                              const Plane& plane, int stride, const Positions& tile,
+                                              int positions, int channels, int tap, int ch,
+                                              int depths) {
   const bool dense = is_kind(b, ConvKind::kDense);
   const bool separable = is_kind(b, ConvKind::kSeparable);
   const int pad = b.dilation * (b.kernel - 1) / 2;
@@ -38,8 +38,34 @@ __device__ __forceinline__ void fill_gradient(Operands<T>& s, const OuterGradien
       if (!inside(plane, h, w)) return zeros<T, V>();
     }
     const int64_t position = at.image * plane.size() + h * plane.width + w;
-    return load_gradient<T, M, V>(outer, position * channels + ch + d, ch + d);
+    return load_gradient<V>(outer, position * channels + ch + d, ch + d);
   });
+}
+
+// A tile of them, channels [first_input, first_input + kWidth), to `out`. `plane` is that of dL/dy.
+template <int V, typename T, typename Outer>
+__device__ __forceinline__ void grad_rows_tile(const BlockWeights<T>& w, const Outer& outer,
+                                               const Plane& plane, int stride, const Micro& micro,
+                                               const Positions& tile, int first_input,
+                                               Operands<T>& s, T* out) {
+  const MicroPlace place(micro);
+  Accumulator<T> sum;
+#pragma unroll
+  for (int i = 0; i < kMicro; ++i) sum[i] = zeros<T, kMicro>();
+  for (int tap = 0; tap < matrices(w.row); ++tap) {
+    const BlockMatrix<T> matrix = block_matrix(w, tap);
+    for (int ch = 0; ch < w.outputs; ch += kDepth) {
+      const int depths = least(w.outputs - ch, kDepth);
+      fill_gradient<V>(s, outer, w.row, plane, stride, tile, micro.positions(), w.outputs, tap, ch,
+                       depths);
+      fill_matrix<true>(s, depths, least(w.inputs - first_input, kWidth),
+                        [&](int d, int i) { return matrix(ch + d, first_input + i); });
+      __syncthreads();
+      multiply(s, place, sum);
+      __syncthreads();
+    }
+  }
+  store_tile<V>(out, w.inputs, place, tile.count, first_input, sum);
 }
 
 template <typename T, typename M, int V>
@@ -48,42 +74,24 @@ __global__ __launch_bounds__(kThreads,
                                                                int list) {
   __shared__ Operands<T> s;
   const int block = c.table.lists[list + static_cast<int>(blockIdx.z)];
-  const BlockRow& b = c.table.blocks[block];
-  const OpRow& op = c.table.ops[b.op];
+  const BlockWeights<T> w = block_weights(c, block);
+  const OpRow& op = c.table.ops[w.row.op];
   const bool from_state = block == op.block;
-  const int inputs = from_state ? state_channels(c, op.source) : c.channels;
-  const Micro micro(inputs);
+  const Micro micro(w.inputs);
   const int group = static_cast<int>(blockIdx.y) / micro.chunks;
   const int first_input = (static_cast<int>(blockIdx.y) - group * micro.chunks) * kWidth;
-  if (group >= c.groups || !op_runs(c, group, b.op)) return;
+  if (group >= c.groups || !op_runs(c, group, w.row.op)) return;
   const Plane plane = node_plane(c);
-  const bool separable = is_kind(b, ConvKind::kSeparable);
+  const bool separable = is_kind(w.row, ConvKind::kSeparable);
   const Plane to = separable || !from_state ? plane : state_plane(c, op.source);
   const int stride = from_state && is_input(c, op.source) ? c.stride : 1;
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * micro.positions();
   const Positions tile(to, c.images, begin, micro.positions());
   if (tile.count == 0) return;
-  const OuterGradient<T, M> outer = block_gradient(c, block, group);
-  const MicroPlace place(micro);
-  Accumulator<T> sum;
-#pragma unroll
-  for (int i = 0; i < kMicro; ++i) sum[i] = zeros<T, kMicro>();
-  for (int tap = 0; tap < matrices(b); ++tap) {
-    const BlockMatrix<T> matrix = block_matrix(c, block, inputs, tap);
-    for (int ch = 0; ch < c.channels; ch += kDepth) {
-      const int depths = least(c.channels - ch, kDepth);
-      fill_gradient<T, M, V>(s, outer, b, plane, stride, tile, micro.positions(), c.channels, tap,
-                             ch, depths);
-      fill_matrix<true>(s, depths, least(inputs - first_input, kWidth),
-                        [&](int d, int i) { return matrix(ch + d, first_input + i); });
-      __syncthreads();
-      multiply(s, place, sum);
-      __syncthreads();
-    }
-  }
-  T* out = c.grad_rows + b.rows * c.grad_rows_slot +
-           (group * c.images * to.size() + begin) * static_cast<int64_t>(inputs);
-  store_tile<V>(out, inputs, place, tile.count, first_input, sum);
+  T* out = c.grad_rows + w.row.rows * c.grad_rows_slot +
+           (group * c.images * to.size() + begin) * static_cast<int64_t>(w.inputs);
+  grad_rows_tile<V>(w, block_gradient(c, block, group), plane, stride, micro, tile, first_input, s,
+                    out);
 }
 
 }  // namespace

@@ -24,23 +24,22 @@ __device__ __forceinline__ const T* grad_rows_of(const Cell<T, M>& c, const Bloc
   return c.grad_rows + b.rows * c.grad_rows_slot + group * group_elements;
 }
 
-// sum += what a block gives to its input at a spot, before the ReLU's mask.
-template <typename T, typename M, int V>
-__device__ __forceinline__ void add_block(const Cell<T, M>& c, int block, int group,
-                                          const Plane& plane, int channels, int stride,
-                                          const Spot& at, int ch, Vec<T, V>& sum) {
-  const BlockRow& b = c.table.blocks[block];
+// sum += what a block gives to its input at a spot of `plane`, before the ReLU's mask, from what
+// grad_rows_tile wrote; `out` is the plane of its outputs.
+template <typename T, int V>
+__device__ __forceinline__ void add_rows(const BlockWeights<T>& w, const T* rows,
+                                         const Plane& plane, const Plane& out, int stride,
+                                         const Spot& at, int ch, Vec<T, V>& sum) {
+  const BlockRow& b = w.row;
+  const int channels = w.inputs;
   if (!is_kind(b, ConvKind::kSeparable)) {
-    const T* rows = grad_rows_of(c, b, group, c.images * plane.size() * channels);
     const int64_t position = at.image * plane.size() + at.h * plane.width + at.w;
     add_scaled(sum, T(1), load<T, V>(rows + position * channels + ch));
     return;
   }
-  const Plane out = node_plane(c);
-  const T* rows = grad_rows_of(c, b, group, c.images * out.size() * channels) +
-                  at.image * out.size() * channels + ch;
+  rows += at.image * out.size() * channels + ch;
   const int taps = b.kernel * b.kernel;
-  const T* weight = c.table.first[block] + static_cast<int64_t>(ch) * taps;
+  const T* weight = w.first + static_cast<int64_t>(ch) * taps;
   const int pad = b.dilation * (b.kernel - 1) / 2;
   for (int i = 0; i < b.kernel; ++i) {
     const int h = at.h + pad - i * b.dilation;
@@ -58,23 +57,35 @@ __device__ __forceinline__ void add_block(const Cell<T, M>& c, int block, int gr
   }
 }
 
+template <typename T, typename M, int V>
+__device__ __forceinline__ void add_block(const Cell<T, M>& c, int block, int group,
+                                          const Plane& plane, int stride, const Spot& at, int ch,
+                                          Vec<T, V>& sum) {
+  const BlockWeights<T> w = block_weights(c, block);
+  const Plane out = node_plane(c);
+  const Plane& of_rows = is_kind(w.row, ConvKind::kSeparable) ? out : plane;
+  const T* rows = grad_rows_of(c, w.row, group, c.images * of_rows.size() * w.inputs);
+  add_rows(w, rows, plane, out, stride, at, ch, sum);
+}
+
 // sum += what a pool with its norm gives to its input at a spot.
 template <typename T, typename M, int V>
 __device__ __forceinline__ void add_pool(const Cell<T, M>& c, const OpRow& op, int group,
                                          const Plane& plane, int stride, const Spot& at, int ch,
-                                         const T* x, const Vec<T, V>& value, Vec<T, V>& sum) {
+                                         const StateOf<T, M>* x, const Vec<T, V>& value,
+                                         Vec<T, V>& sum) {
   const Plane out = node_plane(c);
   const OuterGradient<T, M> outer =
       norm_gradient(c, op.norm, -1, group, grad_node_of(c, op.node, group));
-  const T* map = map_of(c, op.map, group);
+  const StateOf<T, M>* map = map_of(c, op.map, group);
   const bool max = op.kind == static_cast<int16_t>(CellOpKind::kMaxPool);
   const Windows rows(at.h, stride, out.height), columns(at.w, stride, out.width);
   for (int h = rows.begin; h < rows.end; ++h) {
     for (int w = columns.begin; w < columns.end; ++w) {
       const int64_t position = at.image * out.size() + h * out.width + w;
       const int64_t element = position * c.channels + ch;
-      const Vec<T, V> y = load<T, V>(map + element);
-      const Vec<T, V> g = load_gradient<T, M, V>(outer, element, ch, y);
+      const Vec<T, V> y = load_wide<T, V>(map + element);
+      const Vec<T, V> g = load_gradient<V>(outer, element, ch, y);
       if (!max) {
         const Reach high(h, stride, plane.height), wide(w, stride, plane.width);
         add_scaled(sum, T(1) / static_cast<T>(high.count() * wide.count()), g);
@@ -98,16 +109,16 @@ __device__ __forceinline__ Vec<T, V> state_gradient(const Cell<T, M>& c, int sta
   const Plane plane = state_plane(c, state);
   const int channels = state_channels(c, state);
   const int stride = is_input(c, state) ? c.stride : 1;
-  const T* x = state_of(c, state, group) + at.image * plane.size() * channels;
+  const StateOf<T, M>* x = state_of(c, state, group) + at.image * plane.size() * channels;
   const int pixel = at.h * plane.width + at.w;
-  const Vec<T, V> value = load<T, V>(x + pixel * static_cast<int64_t>(channels) + ch);
+  const Vec<T, V> value = load_wide<T, V>(x + pixel * static_cast<int64_t>(channels) + ch);
   Vec<T, V> behind_relu = zeros<T, V>(), sum = zeros<T, V>();
   for (int i = 0; i < count; ++i) {
     const int k = c.table.lists[list + i];
     if (!op_runs(c, group, k)) continue;
     const OpRow& op = c.table.ops[k];
     if (op.block >= 0) {
-      add_block<T, M, V>(c, op.block, group, plane, channels, stride, at, ch, behind_relu);
+      add_block<T, M, V>(c, op.block, group, plane, stride, at, ch, behind_relu);
     } else if (op.pool >= 0) {
       add_pool<T, M, V>(c, op, group, plane, stride, at, ch, x, value, sum);
     } else {
@@ -131,6 +142,7 @@ struct Sources {
   int list[kSources];
   int count[kSources];
   bool first[kSources];  // nothing was added to its gradient yet
+  bool last[kSources];   // nothing will be added any more
   // The source whose gradient is complete then, a node, and the ops that enter it, whose products
   // are made at once; -1: none.
   int complete = -1;
@@ -158,6 +170,13 @@ __device__ __forceinline__ void grad_state(const Cell<T, M>& c, const Sources& s
     add_scaled(
         grad, T(1),
         sources.first[z] ? arriving_gradient<T, M, V>(c, state, all, at.ch) : load<T, V>(to));
+    if constexpr (!std::is_same_v<T, StateOf<T, M>>) {
+      if (is_input(c, state) && sources.last[z]) {
+        StateOf<T, M>* given = c.table.grad_states[state] + input_begin(c, at.group);
+        store_narrow<V>(given + position * channels + at.ch, grad);
+        continue;
+      }
+    }
     store_narrow<V>(to, grad);
   }
   if (z != sources.complete) return;
@@ -176,23 +195,21 @@ __device__ __forceinline__ void grad_state(const Cell<T, M>& c, const Sources& s
   }
 }
 
-// The gradient behind a chain's first norm at a tile, where its second block begins; shared has the
-// sums of it and of it times (y - mean). All threads of the block.
-template <typename T, typename M, int V>
-__device__ __forceinline__ void inner_tile(const Cell<T, M>& c, int block, const StripPlace<V>& at,
-                                           Vec<T, V> (&shared)[2][kThreads]) {
-  const Plane plane = node_plane(c);
-  const BlockInput<T, M> in = block_input(c, block, at.group);
-  T* out =
-      c.grad_inner + c.table.blocks[block].inner * c.slot + at.group * c.images * node_image(c);
-  const Positions tile(plane, c.images, at.begin, at.strip.positions());
+// The gradient behind a norm, in front of the ReLU of blocks, at a tile: add(spot, sum) adds what
+// they give. shared has the sums of it and of it times (y - mean). `out` may be null. All threads
+// of the block.
+template <int V, typename T, typename M, typename Add>
+__device__ __forceinline__ void behind_norm_tile(const BlockInput<T, M>& in, int64_t images,
+                                                 const StripPlace<V>& at, T* out,
+                                                 Vec<T, V> (&shared)[2][kThreads], Add add) {
+  const Positions tile(in.plane, images, at.begin, at.strip.positions());
   Vec<T, V> sums[2] = {zeros<T, V>(), zeros<T, V>()};
   for (int j = 0; j < kItems; ++j) {
     if (!at.has(j)) continue;
     const Spot spot_of = spot(tile, at.position(j));
-    const int64_t element = (at.begin + at.position(j)) * c.channels + at.ch;
+    const int64_t element = (at.begin + at.position(j)) * in.channels + at.ch;
     Vec<T, V> grad = zeros<T, V>();
-    add_block<T, M, V>(c, block, at.group, plane, c.channels, 1, spot_of, at.ch, grad);
+    add(spot_of, grad);
     const Vec<T, V> before =
         load_before_relu<T, M, V>(in, spot_of.image, spot_of.h, spot_of.w, at.ch);
     const Vec<T, V> y = load_wide<T, V>(in.map + element);
@@ -202,9 +219,22 @@ __device__ __forceinline__ void inner_tile(const Cell<T, M>& c, int block, const
       sums[0].lane[lane] += grad.lane[lane];
       sums[1].lane[lane] += grad.lane[lane] * (y.lane[lane] - in.center[at.ch + lane]);
     }
-    store_narrow<V>(out + element, grad);
+    if (out != nullptr) store_narrow<V>(out + element, grad);
   }
   sum_rows(sums, shared, at.strip.columns, at.strip.rows);
+}
+
+// Of a chain's first norm, where its second block begins.
+template <typename T, typename M, int V>
+__device__ __forceinline__ void inner_tile(const Cell<T, M>& c, int block, const StripPlace<V>& at,
+                                           Vec<T, V> (&shared)[2][kThreads]) {
+  const Plane plane = node_plane(c);
+  T* out =
+      c.grad_inner + c.table.blocks[block].inner * c.slot + at.group * c.images * node_image(c);
+  const auto add = [&](const Spot& spot_of, Vec<T, V>& grad) {
+    add_block<T, M, V>(c, block, at.group, plane, 1, spot_of, at.ch, grad);
+  };
+  behind_norm_tile<V>(block_input(c, block, at.group), c.images, at, out, shared, add);
 }
 
 // For every chain of the list, some of which may be idle: the gradient behind its first norm, and
@@ -232,7 +262,7 @@ __global__ __launch_bounds__(kThreads, kResident<T>) void cell_grad_inner(
     for (int group = 0; group < c.groups; ++group) {
       Sums sums = {0, 0};
       if (op_runs(c, group, k)) {
-        sums = sum_tiles(c, slots, 2 * chain, 2 * chain + 1, group, tiles, ch);
+        sums = sum_tiles(c.partial, c.channels, slots, 2 * chain, 2 * chain + 1, group, tiles, ch);
       }
       if (threadIdx.x % kWarp == 0) norm_gradients(c, k, op.norm - 1, 1.0, group, ch, sums);
     }

@@ -14,6 +14,7 @@
 
 #include "cuda/cell_grad_rows.cuh"
 #include "cuda/cell_grad_states.cuh"
+#include "cuda/tables.cuh"
 
 namespace darts_fast::cuda {
 namespace {
@@ -44,6 +45,29 @@ __host__ __device__ inline int64_t chunk_positions(int64_t positions) {
   return (share + kGradPositions - 1) / kGradPositions * kGradPositions;
 }
 
+// Elements of a row of partial weight gradients, and pieces of a launch, for the largest block.
+struct WeightLimits {
+  int64_t row = 0, pieces = 0;
+};
+
+inline WeightLimits weight_limits(const std::vector<BlockRow>& blocks, int most_in, int outputs) {
+  const int64_t one = static_cast<int64_t>(most_in) * outputs;
+  const int64_t in_pieces = ceil_divide(most_in, kDepth), out_pieces = ceil_divide(outputs, kWidth);
+  WeightLimits limits;
+  for (const BlockRow& b : blocks) {
+    const int64_t taps = b.kernel * b.kernel;
+    const bool separable = b.kind == static_cast<int8_t>(ConvKind::kSeparable);
+    const int64_t matrices = separable                                          ? 1
+                             : b.kind == static_cast<int8_t>(ConvKind::kReduce) ? 2
+                                                                                : taps;
+    const int64_t row = matrices * one + (separable ? most_in * taps : 0);
+    const int64_t pieces = matrices * in_pieces * out_pieces + (separable ? in_pieces : 0);
+    if (row > limits.row) limits.row = row;
+    if (pieces > limits.pieces) limits.pieces = pieces;
+  }
+  return limits;
+}
+
 template <typename T>
 struct GradOperands {
   alignas(32) T a[kDepth][kPadded];
@@ -51,33 +75,37 @@ struct GradOperands {
   T taps[kMostTaps][kDepth];
 };
 
-// What one launch of threads works on.
-template <typename T, typename M>
+// A chunk of a group's positions, for one block.
+template <typename T, typename M, typename Outer>
 struct WeightPiece {
-  int block, group;
-  int64_t begin, end;  // positions of the group
+  BlockWeights<T> weights;
+  BlockInput<T, M> in;
+  Outer outer;    // dL/dy
+  const T* rows;  // what grad_rows_tile wrote for a separable block
+  Plane plane;    // of y
+  int64_t images;
+  int64_t begin, end;  // positions
   T* out;              // the block's row
 };
 
 // [outputs, depths] of one matrix, += over the chunk.
-template <typename T, typename M, int V>
-__device__ __forceinline__ void matrix_piece(const Cell<T, M>& c, const WeightPiece<T, M>& piece,
-                                             int tap, int first_output, int ch, int inputs,
-                                             GradOperands<T>& s) {
-  const BlockRow& b = c.table.blocks[piece.block];
-  const BlockInput<T, M> in = block_input(c, piece.block, piece.group);
-  const OuterGradient<T, M> outer = block_gradient(c, piece.block, piece.group);
+template <int V, typename T, typename M, typename Outer>
+__device__ __forceinline__ void matrix_piece(const WeightPiece<T, M, Outer>& piece, int tap,
+                                             int first_output, int ch, GradOperands<T>& s) {
+  const BlockRow& b = piece.weights.row;
+  const BlockInput<T, M>& in = piece.in;
+  const int inputs = piece.weights.inputs, channels = piece.weights.outputs;
   const int depths = least(inputs - ch, kDepth);
-  const int outputs = least(c.channels - first_output, kWidth);
+  const int outputs = least(channels - first_output, kWidth);
   const int o = static_cast<int>(threadIdx.x) / 4;
   const int d = static_cast<int>(threadIdx.x) % 4 * 4;
   if (is_kind(b, ConvKind::kSeparable)) {
-    fill_taps(s.taps, c.table.first[piece.block], b.kernel * b.kernel, ch, depths);
+    fill_taps(s.taps, piece.weights.first, b.kernel * b.kernel, ch, depths);
     __syncthreads();
   }
   T sum[4] = {T(0), T(0), T(0), T(0)};
   for (int64_t begin = piece.begin; begin < piece.end; begin += kGradPositions) {
-    const Positions tile(node_plane(c), c.images, begin, kGradPositions);
+    const Positions tile(piece.plane, piece.images, begin, kGradPositions);
     fill_input<V>(s.a, s.taps, in, b, tile, kGradPositions, tap, ch, depths);
     constexpr int kVectors = kWidth / V;
     for (int i = static_cast<int>(threadIdx.x); i < kGradPositions * kVectors; i += kThreads) {
@@ -86,7 +114,7 @@ __device__ __forceinline__ void matrix_piece(const Cell<T, M>& c, const WeightPi
       Vec<T, V> value = zeros<T, V>();
       if (p < tile.count && first < outputs) {
         const int at = first_output + first;
-        value = load_gradient<T, M, V>(outer, (begin + p) * c.channels + at, at);
+        value = load_gradient<V>(piece.outer, (begin + p) * channels + at, at);
       }
 #pragma unroll
       for (int lane = 0; lane < V; ++lane) s.g[first + lane][p] = value.lane[lane];
@@ -107,7 +135,7 @@ __device__ __forceinline__ void matrix_piece(const Cell<T, M>& c, const WeightPi
     __syncthreads();
   }
   if (o >= outputs) return;
-  const int64_t row = (static_cast<int64_t>(tap) * c.channels + first_output + o) * inputs + ch;
+  const int64_t row = (static_cast<int64_t>(tap) * channels + first_output + o) * inputs + ch;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     if (d + i < depths) piece.out[row + d + i] = sum[i];
@@ -116,16 +144,13 @@ __device__ __forceinline__ void matrix_piece(const Cell<T, M>& c, const WeightPi
 
 // The taps of kDepth channels: a thread has a channel and a row of the window, and every so-many-th
 // position.
-template <int K, typename T, typename M>
-__device__ __forceinline__ void taps_piece(const Cell<T, M>& c, const WeightPiece<T, M>& piece,
-                                           int ch, int inputs,
+template <int K, typename T, typename M, typename Outer>
+__device__ __forceinline__ void taps_piece(const WeightPiece<T, M, Outer>& piece, int ch,
                                            T (&shared)[kMostTaps * kThreads / 7], T* out) {
   constexpr int kLines = kThreads / (kDepth * K);
-  const BlockRow& b = c.table.blocks[piece.block];
-  const BlockInput<T, M> in = block_input(c, piece.block, piece.group);
-  const Plane plane = node_plane(c);
-  const T* rows =
-      c.grad_rows + b.rows * c.grad_rows_slot + piece.group * c.images * plane.size() * inputs;
+  const BlockRow& b = piece.weights.row;
+  const BlockInput<T, M>& in = piece.in;
+  const int inputs = piece.weights.inputs;
   const int thread = static_cast<int>(threadIdx.x);
   const int channel = thread % kDepth;
   const int i = thread / kDepth % K;
@@ -134,10 +159,11 @@ __device__ __forceinline__ void taps_piece(const Cell<T, M>& c, const WeightPiec
   T sum[K];
 #pragma unroll
   for (int j = 0; j < K; ++j) sum[j] = T(0);
-  const Positions tile(plane, c.images, piece.begin, static_cast<int>(piece.end - piece.begin));
+  const Positions tile(piece.plane, piece.images, piece.begin,
+                       static_cast<int>(piece.end - piece.begin));
   for (int p = line; works && p < tile.count; p += kLines) {
     const Spot at = spot(tile, p);
-    const T g = rows[(piece.begin + p) * inputs + ch + channel];
+    const T g = piece.rows[(piece.begin + p) * inputs + ch + channel];
     const int h = window_start(b, in.stride, at.h) + i * b.dilation;
     if (h < 0 || h >= in.plane.height) continue;
     const int left = window_start(b, in.stride, at.w);
@@ -168,43 +194,52 @@ union SourcesShared {
   T taps[kMostTaps * kThreads / 7];  // [lines, K, K, kDepth]: at most kThreads * K elements
 };
 
-// Of one block: blocks of threads are (groups * chunks, pieces).
-template <typename T, typename M, int V>
-__device__ __forceinline__ void grad_weights(const Cell<T, M>& c, int block, int chunks,
+// Number `at` of a block's pieces: the matrices', then the taps'.
+template <int V, typename T, typename M, typename Outer>
+__device__ __forceinline__ void weight_piece(const WeightPiece<T, M, Outer>& piece, int at,
                                              SourcesShared<T, V>& s) {
-  WeightPiece<T, M> piece;
-  piece.block = block;
-  piece.group = static_cast<int>(blockIdx.x) / chunks;
-  if (piece.group >= c.groups) return;
-  const BlockRow& b = c.table.blocks[piece.block];
-  const OpRow& op = c.table.ops[b.op];
-  if (!op_runs(c, piece.group, b.op)) return;
-  const int64_t positions = c.images * c.node_height * c.node_width;
-  const int64_t share = chunk_positions(positions);
-  piece.begin = (static_cast<int>(blockIdx.x) - piece.group * chunks) * share;
-  piece.end = piece.begin + share < positions ? piece.begin + share : positions;
-  const int inputs = piece.block == op.block ? state_channels(c, op.source) : c.channels;
+  const BlockRow& b = piece.weights.row;
+  const int inputs = piece.weights.inputs, outputs = piece.weights.outputs;
   const int in_pieces = (inputs + kDepth - 1) / kDepth;
-  const int out_pieces = (c.channels + kWidth - 1) / kWidth;
+  const int out_pieces = (outputs + kWidth - 1) / kWidth;
   const int matrix_pieces = matrices(b) * in_pieces * out_pieces;
-  const WeightSizes sizes = weight_sizes(b, inputs, c.channels);
-  piece.out =
-      c.partial_weights +
-      (static_cast<int64_t>(piece.block) * c.groups * chunks + blockIdx.x) * c.partial_weights_row;
-  const int at = static_cast<int>(blockIdx.y);
   if (at < matrix_pieces) {
     const int tap = at / (in_pieces * out_pieces);
     const int rest = at - tap * in_pieces * out_pieces;
-    matrix_piece<T, M, V>(c, piece, tap, rest / in_pieces * kWidth, rest % in_pieces * kDepth,
-                          inputs, s.operands);
+    matrix_piece<V>(piece, tap, rest / in_pieces * kWidth, rest % in_pieces * kDepth, s.operands);
     return;
   }
   const int ch = (at - matrix_pieces) * kDepth;
   if (!is_kind(b, ConvKind::kSeparable) || ch >= inputs) return;
-  T* out = piece.out + sizes.matrix;
-  if (b.kernel == 3) taps_piece<3>(c, piece, ch, inputs, s.taps, out);
-  if (b.kernel == 5) taps_piece<5>(c, piece, ch, inputs, s.taps, out);
-  if (b.kernel == 7) taps_piece<7>(c, piece, ch, inputs, s.taps, out);
+  T* out = piece.out + weight_sizes(b, inputs, outputs).matrix;
+  if (b.kernel == 3) taps_piece<3>(piece, ch, s.taps, out);
+  if (b.kernel == 5) taps_piece<5>(piece, ch, s.taps, out);
+  if (b.kernel == 7) taps_piece<7>(piece, ch, s.taps, out);
+}
+
+// Of one block: blocks of threads are (groups * chunks, pieces).
+template <typename T, typename M, int V>
+__device__ __forceinline__ void grad_weights(const Cell<T, M>& c, int block, int chunks,
+                                             SourcesShared<T, V>& s) {
+  const int group = static_cast<int>(blockIdx.x) / chunks;
+  if (group >= c.groups || !op_runs(c, group, c.table.blocks[block].op)) return;
+  const BlockWeights<T> w = block_weights(c, block);
+  const Plane plane = node_plane(c);
+  const int64_t positions = c.images * plane.size();
+  const int64_t share = chunk_positions(positions);
+  const int64_t begin = (static_cast<int>(blockIdx.x) - group * chunks) * share;
+  const WeightPiece<T, M, OuterGradient<T, M>> piece = {
+      w,
+      block_input(c, block, group),
+      block_gradient(c, block, group),
+      grad_rows_of(c, w.row, group, positions * w.inputs),
+      plane,
+      c.images,
+      begin,
+      begin + share < positions ? begin + share : positions,
+      c.partial_weights +
+          (static_cast<int64_t>(block) * c.groups * chunks + blockIdx.x) * c.partial_weights_row};
+  weight_piece<V>(piece, static_cast<int>(blockIdx.y), s);
 }
 
 // grid.z = sources, then blocks of the list; the others have room for the largest of them.
@@ -221,6 +256,45 @@ __global__ __launch_bounds__(kThreads, kResident<T>) void cell_grad_sources(
   }
 }
 
+// Where element e of a block's row goes; null: nowhere.
+template <typename T>
+__device__ __forceinline__ T* weight_place(const BlockRow& b, int inputs, int outputs, int64_t e,
+                                           T* first, T* second) {
+  const WeightSizes sizes = weight_sizes(b, inputs, outputs);
+  if (e >= sizes.matrix + sizes.taps) return nullptr;
+  T* out = second;
+  int64_t to = e;
+  if (e >= sizes.matrix) {
+    out = first;
+    to = e - sizes.matrix;
+  } else if (is_kind(b, ConvKind::kDense)) {
+    const int64_t one = static_cast<int64_t>(inputs) * outputs;
+    out = first;
+    to = e % one * matrices(b) + e / one;
+  } else if (is_kind(b, ConvKind::kReduce)) {
+    const int64_t one = static_cast<int64_t>(inputs) * outputs, half = one / 2;
+    const int64_t tap = e / one;
+    to = e - tap * (one + half);
+    if (to < 0 || to >= half) return nullptr;  // what a half has no weight for
+    out = tap == 0 ? first : out;
+  }
+  return out == nullptr ? nullptr : out + to;
+}
+
+// The sum of an element over the groups that run and their chunks.
+template <typename T, typename Runs>
+__device__ __forceinline__ T sum_chunks(const T* partial, int64_t row, int groups, int chunks,
+                                        Runs runs) {
+  double sum = 0;
+  for (int group = 0; group < groups; ++group) {
+    if (!runs(group)) continue;
+    for (int chunk = 0; chunk < chunks; ++chunk) {
+      sum += partial[static_cast<int64_t>(group * chunks + chunk) * row];
+    }
+  }
+  return static_cast<T>(sum);
+}
+
 // The sums over groups and chunks, in the layout of the weights.
 // grid = (elements / threads, blocks).
 template <typename T, typename M>
@@ -230,37 +304,14 @@ __global__ __launch_bounds__(kThreads) void cell_sum_weights(const __grid_consta
   const BlockRow& b = c.table.blocks[block];
   const OpRow& op = c.table.ops[b.op];
   const int inputs = block == op.block ? state_channels(c, op.source) : c.channels;
-  const WeightSizes sizes = weight_sizes(b, inputs, c.channels);
   const int64_t e = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
-  if (e >= sizes.matrix + sizes.taps) return;
-  // Where it goes.
-  T* out = entry(c.table.grad_second, block);
-  int64_t to = e;
-  if (e >= sizes.matrix) {
-    out = entry(c.table.grad_first, block);
-    to = e - sizes.matrix;
-  } else if (is_kind(b, ConvKind::kDense)) {
-    const int64_t one = static_cast<int64_t>(inputs) * c.channels;
-    out = entry(c.table.grad_first, block);
-    to = e % one * matrices(b) + e / one;
-  } else if (is_kind(b, ConvKind::kReduce)) {
-    const int64_t one = static_cast<int64_t>(inputs) * c.channels, half = one / 2;
-    const int64_t tap = e / one;
-    to = e - tap * (one + half);
-    if (to < 0 || to >= half) return;  // what a half has no weight for
-    out = tap == 0 ? entry(c.table.grad_first, block) : out;
-  }
+  T* out = weight_place(b, inputs, c.channels, e, entry(c.table.grad_first, block),
+                        entry(c.table.grad_second, block));
   if (out == nullptr) return;
-  double sum = 0;
   const T* in = c.partial_weights +
                 static_cast<int64_t>(block) * c.groups * chunks * c.partial_weights_row + e;
-  for (int group = 0; group < c.groups; ++group) {
-    if (!op_runs(c, group, b.op)) continue;
-    for (int chunk = 0; chunk < chunks; ++chunk) {
-      sum += in[static_cast<int64_t>(group * chunks + chunk) * c.partial_weights_row];
-    }
-  }
-  out[to] = static_cast<T>(sum);
+  *out = sum_chunks(in, c.partial_weights_row, c.groups, chunks,
+                    [&](int group) { return op_runs(c, group, b.op); });
 }
 
 }  // namespace

@@ -16,8 +16,8 @@ namespace {
 // Of one group.
 template <typename T, typename M>
 struct BlockInput {
-  const T* state;  // or
-  const M* map;    // with
+  const StateOf<T, M>* state;  // or
+  const RawOf<T, M>* map;      // with
   const T* center;
   const T* scale;
   const T* shift;  // null for zeros
@@ -54,7 +54,7 @@ __device__ __forceinline__ Vec<T, V> load_before_relu(const BlockInput<T, M>& in
                                                       int h, int w, int ch) {
   const int64_t at =
       (image * in.plane.size() + h * in.plane.width + w) * static_cast<int64_t>(in.channels) + ch;
-  if (in.map == nullptr) return load<T, V>(in.state + at);
+  if (in.map == nullptr) return load_wide<T, V>(in.state + at);
   Vec<T, V> value = load_wide<T, V>(in.map + at);
   const Vec<T, V> center = load<T, V>(in.center + ch);
   const Vec<T, V> scale = load<T, V>(in.scale + ch);
@@ -109,7 +109,7 @@ __device__ __forceinline__ Vec<T, V> depthwise(const BlockInput<T, M>& in, const
 template <typename T, typename M>
 struct OuterGradient {
   const T* grad;  // behind the norm, image 0 of the group
-  const M* map;
+  const RawOf<T, M>* map;
   const T* center;
   const T* scale;
   const T* mean;
@@ -144,7 +144,7 @@ __device__ __forceinline__ OuterGradient<T, M> block_gradient(const Cell<T, M>& 
 }
 
 // dL/dy for values y of a map: `at` counts elements of the group.
-template <typename T, typename M, int V>
+template <int V, typename T, typename M>
 __device__ __forceinline__ Vec<T, V> load_gradient(const OuterGradient<T, M>& o, int64_t at, int ch,
                                                    const Vec<T, V>& y) {
   Vec<T, V> value = load<T, V>(o.grad + at);
@@ -164,11 +164,11 @@ __device__ __forceinline__ Vec<T, V> load_gradient(const OuterGradient<T, M>& o,
   return value;
 }
 
-template <typename T, typename M, int V>
+template <int V, typename T, typename M>
 __device__ __forceinline__ Vec<T, V> load_gradient(const OuterGradient<T, M>& o, int64_t at,
                                                    int ch) {
   const Vec<T, V> y = o.batch ? load_wide<T, V>(o.map + at) : zeros<T, V>();
-  return load_gradient<T, M, V>(o, at, ch, y);
+  return load_gradient<V>(o, at, ch, y);
 }
 
 }  // namespace

@@ -57,8 +57,26 @@ __global__ __launch_bounds__(kThreads) void cell_given_norms(const __grid_consta
              given ? c.table.running_var[b][ch] : T(1));
 }
 
+// Of channel `ch` of a map, from its tiles of `tile` positions, in lane 0 of a warp; partial is
+// [tiles, 3, channels]. Bytes: the partial statistics.
+template <typename T>
+__device__ __forceinline__ Moments merge_tiles(const T* partial, int channels, int64_t positions,
+                                               int tile, int ch) {
+  const int64_t tiles = (positions + tile - 1) / tile;
+  Moments moments = {0, 0, 0};
+#pragma unroll 1  // inlined behind a product, several rounds at a time spill its registers
+  for (int64_t t = static_cast<int>(threadIdx.x) % kWarp; t < tiles; t += kWarp) {
+    const T* in = partial + t * 3 * channels + ch;
+    const int64_t left = positions - t * tile;
+    const double size = static_cast<double>(left < tile ? left : tile);
+    const double sum = in[channels];
+    moments = merge(moments, {size, in[0] + sum / size, in[2 * channels] - sum * sum / size});
+  }
+  return merge_lanes(moments);
+}
+
 // Of the norms that normalise an item's map, from its tiles of `tile` positions: channels
-// [first, first + channels). All threads of a block. Bytes: the partial statistics.
+// [first, first + channels). All threads of a block.
 template <typename T, typename M>
 __device__ __forceinline__ void merge_norms(const Cell<T, M>& c, int item, int group, int first,
                                             int channels, int tile) {
@@ -68,15 +86,8 @@ __device__ __forceinline__ void merge_norms(const Cell<T, M>& c, int item, int g
   const int64_t tiles = (positions + tile - 1) / tile;
   const ListRange norms = c.table.item_norms[item];
   for (int ch = first + warp; ch < first + channels; ch += kNormWarps) {
-    Moments moments = {0, 0, 0};
-    for (int64_t t = lane; t < tiles; t += kWarp) {
-      const T* in = partial_of(c, item, group, tiles, t) + ch;
-      const int64_t left = positions - t * tile;
-      const double size = static_cast<double>(left < tile ? left : tile);
-      const double sum = in[c.channels];
-      moments = merge(moments, {size, in[0] + sum / size, in[2 * c.channels] - sum * sum / size});
-    }
-    moments = merge_lanes(moments);
+    const Moments moments =
+        merge_tiles(partial_of(c, item, group, tiles, 0), c.channels, positions, tile, ch);
     if (lane != 0) continue;
     for (int i = 0; i < norms.count; ++i) {
       const int b = c.table.lists[norms.at + i];
@@ -92,20 +103,37 @@ struct Sums {
   double s1, product;
 };
 
-// Over the tiles, of slots `first` and `product` of [G, tiles, slots, C]; in lane 0 of a warp.
-template <typename T, typename M>
-__device__ __forceinline__ Sums sum_tiles(const Cell<T, M>& c, int64_t slots, int first,
+// Over the tiles, of slots `first` and `product` of partial, [G, tiles, slots, C]; in lane 0 of a
+// warp.
+template <typename T>
+__device__ __forceinline__ Sums sum_tiles(const T* partial, int channels, int64_t slots, int first,
                                           int product, int group, int64_t tiles, int ch) {
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
-  const T* in = c.partial + group * tiles * slots * c.channels + ch;
+  const T* in = partial + group * tiles * slots * channels + ch;
   double s1 = 0, products = 0;
   for (int64_t t = lane; t < tiles; t += kWarp) {
-    const T* row = in + t * slots * c.channels;
-    s1 += row[first * c.channels];
-    products += row[product * c.channels];
+    const T* row = in + t * slots * channels;
+    s1 += row[first * channels];
+    products += row[product * channels];
   }
   return {warp_sum(s1), warp_sum(products)};
 }
+
+// dL/dy = scale * ((g - mean) - slope * (y - center)) behind a norm.
+template <typename T>
+struct PassingNorm {
+  T* scale;
+  T* mean;
+  T* slope;
+
+  // Of a channel whose norm multiplies by `factor`, over `count` values.
+  __device__ __forceinline__ void store(int64_t at, double factor, double variance,
+                                        const Sums& sums, double count) const {
+    scale[at] = static_cast<T>(factor);
+    mean[at] = static_cast<T>(sums.s1 / count);
+    slope[at] = static_cast<T>(sums.product / count / variance);
+  }
+};
 
 // Of norm b of op k (b < 0: of an op without one) in one group and channel, with S2 = sum g y^:
 // dL/dgamma = sum_g w S2, dL/dbeta = sum_g w S1, and the coefficients of dL/dy. Groups come in
@@ -133,9 +161,8 @@ __device__ __forceinline__ double norm_gradients(const Cell<T, M>& c, int k, int
   add(entry(c.table.grad_beta, b), sums.s1);
   if (runs) {
     const double count = static_cast<double>(c.images * c.node_height * c.node_width);
-    c.grad_scale[at] = static_cast<T>(weight * gamma / sigma);
-    c.grad_mean[at] = static_cast<T>(sums.s1 / count);
-    c.grad_slope[at] = static_cast<T>(sums.product / count / variance);
+    const PassingNorm<T> passing = {c.grad_scale, c.grad_mean, c.grad_slope};
+    passing.store(at, weight * gamma / sigma, variance, sums, count);
   }
   return gamma * s2 + beta * sums.s1;
 }
@@ -159,7 +186,7 @@ __global__ __launch_bounds__(kThreads) void cell_grad_norms(const __grid_constan
     double grad_weight = 0;
     for (int ch = warp; ch < c.channels; ch += kNormWarps) {
       Sums sums = {0, 0};
-      if (runs) sums = sum_tiles(c, 1 + gridDim.x, 0, 1 + i, group, tiles, ch);
+      if (runs) sums = sum_tiles(c.partial, c.channels, 1 + gridDim.x, 0, 1 + i, group, tiles, ch);
       if (lane != 0) continue;
       grad_weight += norm_gradients(c, k, op.norm, op_weight(c, group, k), group, ch, sums);
       if (!runs || !is_chain(op)) continue;

@@ -4,87 +4,21 @@
 #pragma once
 
 #include <algorithm>
-#include <cstring>
-#include <limits>
-#include <type_traits>
 #include <vector>
 
-#include "cuda/cell.cuh"
 #include "cuda/mixed_cell_launch.h"
+#include "cuda/tables.cuh"
 
 namespace darts_fast::cuda {
 namespace {
-
-// Tables one behind the other, each aligned to 16 bytes.
-class TableBytes {
- public:
-  template <typename Row>
-  size_t add(const Row* rows, int64_t count) {
-    const size_t at = bytes_.size(), size = static_cast<size_t>(count) * sizeof(Row);
-    bytes_.resize(at + (size + 15) / 16 * 16);
-    if (size > 0) std::memcpy(bytes_.data() + at, rows, size);
-    return at;
-  }
-  template <typename Row>
-  size_t add(const std::vector<Row>& rows) {
-    return add(rows.data(), static_cast<int64_t>(rows.size()));
-  }
-
-  size_t size() const { return bytes_.size(); }
-
-  // Enqueues what puts them at `to`, and so many words of zeros behind them.
-  void upload(void* to, int zeros, cudaStream_t stream) const {
-    const int words = static_cast<int>(bytes_.size() / sizeof(TableWord));
-    for (int from = 0; from < words; from += kTableWords) {
-      TablePart part;
-      part.to = static_cast<TableWord*>(to) + from;
-      part.count = words - from < kTableWords ? words - from : kTableWords;
-      part.zeros = from + part.count == words ? zeros : 0;
-      std::memcpy(part.words, bytes_.data() + from * sizeof(TableWord),
-                  part.count * sizeof(TableWord));
-      launch("cell_table", cell_table, 1, kThreads, stream, part);
-    }
-  }
-
- private:
-  std::vector<unsigned char> bytes_;
-};
-
-class Lists {
- public:
-  ListRange add(const std::vector<int64_t>& entries) {
-    const ListRange range = {static_cast<int>(entries_.size()), static_cast<int>(entries.size())};
-    for (const int64_t entry : entries) entries_.push_back(static_cast<int16_t>(entry));
-    return range;
-  }
-  const std::vector<int16_t>& entries() const { return entries_; }
-
- private:
-  std::vector<int16_t> entries_;
-};
-
-// Scratch arrays one behind the other; sizes first, with `next` 0.
-struct ScratchArrays {
-  uintptr_t next = 0;
-
-  template <typename Element>
-  Element* take(int64_t elements) {
-    Element* array = reinterpret_cast<Element*>(next);
-    next += (static_cast<uintptr_t>(elements) * sizeof(Element) + 15) / 16 * 16;
-    return array;
-  }
-};
-
-inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
-inline unsigned grid_size(int64_t blocks) { return static_cast<unsigned>(blocks); }
 
 // A plan with its tables, under construction.
 template <typename T, typename M>
 class CellTablesBuilder {
  public:
-  CellTablesBuilder(const CellArguments<T, M>& p, int64_t in_channels) : p_(p), s_(p.plan.shape) {
-    refuse_large(in_channels);
+  CellTablesBuilder(const CudaCellArguments<T, M>& p, int64_t in_channels)
+      : p_(p), s_(p.plan.shape) {
+    refuse_large("mixed_cell", s_.height, s_.width, std::max(s_.channels, in_channels));
     for (int64_t k = 0; k < s_.ops; ++k) add_op(k);
     for (int64_t b = 0; b < s_.blocks; ++b) {
       const ConvBlock& block = p.plan.blocks[b];
@@ -140,19 +74,16 @@ class CellTablesBuilder {
   // Room for everything that both directions have, for what `extra` adds, and for counters.
   template <typename Extra>
   char* take(ScratchArrays& arrays, int64_t counters, Extra extra) {
-    TableBytes bytes;
-    place_tables(bytes, 0, extra);
-    char* table = arrays.take<char>(static_cast<int64_t>(bytes.size()));
-    cell.counters = arrays.take<uint32_t>(counters);
-    zeros_ = static_cast<int>(ceil_divide(counters * sizeof(uint32_t), sizeof(TableWord)));
+    char* table =
+        place_.take(arrays, cell.counters, counters,
+                    [&](TableBytes& bytes, uintptr_t to) { place_tables(bytes, to, extra); });
     return table;
   }
   // Puts it there.
   template <typename Extra>
   void upload(char* table, cudaStream_t stream, Extra extra) {
-    TableBytes bytes;
-    place_tables(bytes, reinterpret_cast<uintptr_t>(table), extra);
-    bytes.upload(table, zeros_, stream);
+    place_.upload(table, stream,
+                  [&](TableBytes& bytes, uintptr_t to) { place_tables(bytes, to, extra); });
   }
 
   Cell<T, M> cell = {};
@@ -160,22 +91,7 @@ class CellTablesBuilder {
   std::vector<BlockRow> blocks;
 
  private:
-  static int16_t short_of(int64_t value) {
-    if (value > std::numeric_limits<int16_t>::max()) {
-      throw std::runtime_error("mixed_cell: a plan has room for 32767 of each kind, got " +
-                               std::to_string(value));
-    }
-    return static_cast<int16_t>(value);
-  }
-
-  void refuse_large(int64_t in_channels) const {
-    const int64_t channels = s_.channels > in_channels ? s_.channels : in_channels;
-    if (s_.height * s_.width * channels > std::numeric_limits<int32_t>::max()) {
-      throw std::runtime_error("mixed_cell: an image must have less than 2^31 elements, got " +
-                               std::to_string(s_.height) + " x " + std::to_string(s_.width) +
-                               " x " + std::to_string(channels));
-    }
-  }
+  static int16_t short_of(int64_t value) { return cuda::short_of("mixed_cell", value); }
 
   void add_op(int64_t k) {
     const CellOp& op = p_.plan.ops[k];
@@ -259,39 +175,27 @@ class CellTablesBuilder {
 
   template <typename Extra>
   void place_tables(TableBytes& bytes, uintptr_t to, Extra extra) {
-    CellTables<T>& t = cell.table;
-    const auto put = [&](auto*& pointer, const auto& rows) {
-      pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(to + bytes.add(rows));
-    };
-    // Pointers per norm: none at all where none has any.
-    const auto put_pointers = [&](auto*& pointer, auto* const* entries, int64_t count) {
-      bool any = false;
-      for (int64_t i = 0; entries != nullptr && i < count; ++i) any = any || entries[i] != nullptr;
-      pointer = nullptr;
-      if (any) {
-        pointer = reinterpret_cast<std::remove_reference_t<decltype(pointer)>>(
-            to + bytes.add(entries, count));
-      }
-    };
-    put(t.ops, ops_);
-    put(t.blocks, blocks);
-    put(t.pools, pools_);
-    put(t.norms, norms_);
-    put(t.eps, std::vector<double>(p_.eps, p_.eps + s_.norms));
-    put(t.active, active_);
-    put(t.flags, flags_);
-    put(t.lists, lists.entries());
-    put(t.item_norms, item_norms_);
-    put(t.node_maps, node_maps_);
-    put_pointers(t.states, p_.states, s_.inputs);
-    put_pointers(t.first, p_.first, s_.blocks);
-    put_pointers(t.second, p_.second, s_.blocks);
-    put_pointers(t.gamma, p_.gamma, s_.norms);
-    put_pointers(t.beta, p_.beta, s_.norms);
-    extra(t, put_pointers);
+    auto& t = cell.table;
+    const TableWriter put(bytes, to);
+    put.rows(t.ops, ops_);
+    put.rows(t.blocks, blocks);
+    put.rows(t.pools, pools_);
+    put.rows(t.norms, norms_);
+    put.rows(t.eps, std::vector<double>(p_.eps, p_.eps + s_.norms));
+    put.rows(t.active, active_);
+    put.rows(t.flags, flags_);
+    put.rows(t.lists, lists.entries());
+    put.rows(t.item_norms, item_norms_);
+    put.rows(t.node_maps, node_maps_);
+    put.pointers(t.states, p_.states, s_.inputs);
+    put.pointers(t.first, p_.first, s_.blocks);
+    put.pointers(t.second, p_.second, s_.blocks);
+    put.pointers(t.gamma, p_.gamma, s_.norms);
+    put.pointers(t.beta, p_.beta, s_.norms);
+    extra(t, put);
   }
 
-  const CellArguments<T, M>& p_;
+  const CudaCellArguments<T, M>& p_;
   const CellShape& s_;
   std::vector<OpRow> ops_;
   std::vector<PoolRow> pools_;
@@ -299,7 +203,7 @@ class CellTablesBuilder {
   std::vector<uint8_t> active_, flags_;
   std::vector<int16_t> node_maps_;
   std::vector<ListRange> item_norms_;
-  int zeros_ = 0;  // words of counters
+  TablePlace place_;
 };
 
 }  // namespace

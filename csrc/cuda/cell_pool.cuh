@@ -18,8 +18,8 @@ struct Reach {
 };
 
 // Channels [ch, ch + V) at position (h, w) of the pooled map. `x` is the image.
-template <typename T, int V>
-__device__ __forceinline__ Vec<T, V> pool(const T* x, const Plane& plane, int channels, int stride,
+template <typename T, int V, typename S>
+__device__ __forceinline__ Vec<T, V> pool(const S* x, const Plane& plane, int channels, int stride,
                                           bool max, int h, int w, int ch) {
   const Reach rows(h, stride, plane.height), columns(w, stride, plane.width);
   Vec<T, V> result = zeros<T, V>();
@@ -27,7 +27,7 @@ __device__ __forceinline__ Vec<T, V> pool(const T* x, const Plane& plane, int ch
   for (int i = rows.begin; i < rows.end; ++i) {
     for (int j = columns.begin; j < columns.end; ++j) {
       const Vec<T, V> value =
-          load<T, V>(x + (i * plane.width + j) * static_cast<int64_t>(channels) + ch);
+          load_wide<T, V>(x + (i * plane.width + j) * static_cast<int64_t>(channels) + ch);
 #pragma unroll
       for (int lane = 0; lane < V; ++lane) {
         const T v = value.lane[lane];
@@ -50,8 +50,8 @@ __device__ __forceinline__ Vec<T, V> pool(const T* x, const Plane& plane, int ch
 }
 
 // Whether cell (h, w), of value `v`, is where the window at (out_h, out_w) found its maximum `y`.
-template <typename T>
-__device__ __forceinline__ bool is_winner(const T* x, const Plane& plane, int channels, int stride,
+template <typename T, typename S>
+__device__ __forceinline__ bool is_winner(const S* x, const Plane& plane, int channels, int stride,
                                           int out_h, int out_w, int h, int w, T v, T y) {
   const bool nan = y != y;
   if (nan ? v == v : v != y) return false;
@@ -61,7 +61,7 @@ __device__ __forceinline__ bool is_winner(const T* x, const Plane& plane, int ch
     for (int j = columns.begin; j < columns.end; ++j) {
       const bool before = i < h || (i == h && j < w);
       if (before == nan || (i == h && j == w)) continue;
-      const T other = x[(i * plane.width + j) * static_cast<int64_t>(channels)];
+      const T other = widen(x[(i * plane.width + j) * static_cast<int64_t>(channels)]);
       if (nan ? other != other : other == y) return false;
     }
   }

@@ -156,6 +156,23 @@ __device__ __forceinline__ void fill_input(T (&a)[kDepth][Row], const T (&taps)[
   });
 }
 
+// A convolution block and its weights.
+template <typename T>
+struct BlockWeights {
+  const BlockRow& row;
+  const T* first;       // depthwise, dense or first half
+  const T* second;      // pointwise or second half
+  int inputs, outputs;  // channels
+};
+
+template <typename T, typename M>
+__device__ __forceinline__ BlockWeights<T> block_weights(const Cell<T, M>& c, int block) {
+  const BlockRow& b = c.table.blocks[block];
+  const OpRow& op = c.table.ops[b.op];
+  return {b, c.table.first[block], entry(c.table.second, block),
+          block == op.block ? state_channels(c, op.source) : c.channels, c.channels};
+}
+
 // Matrices of a block: one, one per tap of a dense convolution, or one per half of a reduce.
 __device__ __forceinline__ int matrices(const BlockRow& b) {
   if (is_kind(b, ConvKind::kSeparable)) return 1;
@@ -175,20 +192,15 @@ struct BlockMatrix {
   }
 };
 
-template <typename T, typename M>
-__device__ __forceinline__ BlockMatrix<T> block_matrix(const Cell<T, M>& c, int block, int inputs,
-                                                       int tap) {
-  const BlockRow& b = c.table.blocks[block];
-  if (is_kind(b, ConvKind::kSeparable)) {
-    return {c.table.second[block], inputs, 1, 0, c.channels};
+template <typename T>
+__device__ __forceinline__ BlockMatrix<T> block_matrix(const BlockWeights<T>& w, int tap) {
+  if (is_kind(w.row, ConvKind::kSeparable)) return {w.second, w.inputs, 1, 0, w.outputs};
+  if (is_kind(w.row, ConvKind::kReduce)) {
+    const int half = w.outputs / 2;
+    return {tap == 0 ? w.first : w.second, w.inputs, 1, tap * half, (tap + 1) * half};
   }
-  if (is_kind(b, ConvKind::kReduce)) {
-    const int half = c.channels / 2;
-    return {tap == 0 ? c.table.first[block] : c.table.second[block], inputs, 1, tap * half,
-            (tap + 1) * half};
-  }
-  const int taps = b.kernel * b.kernel;
-  return {c.table.first[block] + tap, static_cast<int64_t>(inputs) * taps, taps, 0, c.channels};
+  const int taps = w.row.kernel * w.row.kernel;
+  return {w.first + tap, static_cast<int64_t>(w.inputs) * taps, taps, 0, w.outputs};
 }
 
 }  // namespace

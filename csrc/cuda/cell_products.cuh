@@ -35,7 +35,7 @@ __device__ __forceinline__ Vec<T, V> arriving_gradient(const Cell<T, M>& c, int 
                                                        int64_t position, int ch) {
   const int place = state - c.inputs - (c.nodes - c.multiplier);
   if (is_input(c, state) || place < 0) return zeros<T, V>();
-  return load<T, V>(c.grad_output + (position * c.multiplier + place) * c.channels + ch);
+  return load_wide<T, V>(c.grad_output + (position * c.multiplier + place) * c.channels + ch);
 }
 
 constexpr int kTermsPerBlock = 4;

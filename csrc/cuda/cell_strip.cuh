@@ -52,8 +52,8 @@ struct StripPlace {
 // What an op gives to the sum of its node: one of the two, image 0 of the group.
 template <typename T, typename M>
 struct TermMap {
-  const T* wide;
-  const M* raw;
+  const StateOf<T, M>* wide;
+  const RawOf<T, M>* raw;
 };
 
 template <typename T, typename M>
@@ -65,7 +65,7 @@ __device__ __forceinline__ TermMap<T, M> term_map(const Cell<T, M>& c, const OpR
 
 template <typename T, typename M, int V>
 __device__ __forceinline__ Vec<T, V> load_term(const TermMap<T, M>& y, int64_t at) {
-  return y.raw == nullptr ? load<T, V>(y.wide + at) : load_wide<T, V>(y.raw + at);
+  return y.raw == nullptr ? load_wide<T, V>(y.wide + at) : load_wide<T, V>(y.raw + at);
 }
 
 }  // namespace

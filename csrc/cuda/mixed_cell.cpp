@@ -2,6 +2,7 @@
 // CUDA binding of mixed_cell: checks, allocation, launch, registration.
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
@@ -11,8 +12,8 @@
 #include <vector>
 
 #include "checks.h"
-#include "cuda/mixed_cell_launch.h"
 #include "device_allocation.h"
+#include "dispatch_maps.h"
 #include "mixed_cell_gradients.h"
 #include "mixed_cell_pointers.h"
 #include "pointers.h"
@@ -24,13 +25,11 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 constexpr auto kChannelsLast = at::MemoryFormat::ChannelsLast;
 
-// body<T, M>() for the elements of states and of convolutions' maps.
+// body<T, M>() for what is computed with and how maps are stored.
 template <typename Body>
 void dispatch_cell(const MixedCellArguments& a, Body body) {
-  if (a.states[0].scalar_type() == at::kDouble) {
-    body.template operator()<double, double>();
-  } else if (a.precision == Precision::kFull) {
-    body.template operator()<float, float>();
+  if (a.precision == Precision::kFull) {
+    dispatch_maps(a.states[0].scalar_type(), body);
   } else {
     body.template operator()<float, BFloat16>();
   }
@@ -71,7 +70,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mixed_cell(
   const MixedCellArguments a =
       check_mixed_cell(op,
                        {states, weights, convolutions, gammas, betas, ops, norms, eps, nodes,
-                        multiplier, stride, groups, shared, active, precision},
+                        multiplier, stride, groups, shared, active, precision, true},
                        save);
   const CellShape& s = a.plan.shape;
   const auto means = check_per_norm(op, "running_means", running_means, a.plan, states[0]);
@@ -85,23 +84,24 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> mixed_cell(
   Tensor output = empty_maps(
       {s.groups * s.images, s.multiplier * s.channels, s.node_height, s.node_width}, options);
   Tensor maps = at::empty({buffer_elements(a.plan)}, options);
-  Tensor mean = at::empty({groups, s.norms, s.channels}, options);
-  Tensor var = at::empty({groups, s.norms, s.channels}, options);
+  Tensor mean = at::empty({groups, s.norms, s.channels}, a.weights.options());
+  Tensor var = at::empty_like(mean);
   if (s.images == 0) {
     statistics_of_nothing(a, means, variances, mean, var);
   } else {
     dispatch_cell(a, [&]<typename scalar_t, typename map_t>() {
-      const MixedCellPointers<scalar_t> pointers(a);
+      using state_t = StateOf<scalar_t, map_t>;
+      const MixedCellPointers<scalar_t, state_t> pointers(a);
       const auto running_mean = read_pointers<scalar_t>(means);
       const auto running_var = read_pointers<scalar_t>(variances);
       CudaCellForward<scalar_t, map_t> p = {};
-      set_cell_arguments(p, a, pointers, maps.mutable_data_ptr<scalar_t>());
+      set_cell_arguments(p, a, pointers, static_cast<state_t*>(maps.mutable_data_ptr()));
       p.mean = mean.mutable_data_ptr<scalar_t>();
       p.var = var.mutable_data_ptr<scalar_t>();
       p.in_channels = s.channels;
       p.running_mean = running_mean.data();
       p.running_var = running_var.data();
-      p.output = output.mutable_data_ptr<scalar_t>();
+      p.output = static_cast<state_t*>(output.mutable_data_ptr());
       Scratch scratch(output);
       launch_cell(p, std::ref(scratch), c10::cuda::getCurrentCUDAStream(output.get_device()));
     });
@@ -131,7 +131,7 @@ MixedCellBackward mixed_cell_backward(const Tensor& grad_output, const Tensor& s
   const MixedCellArguments a =
       check_mixed_cell(op,
                        {states, weights, convolutions, gammas, betas, ops, norms, eps, nodes,
-                        multiplier, stride, groups, 0, active, precision},
+                        multiplier, stride, groups, 0, active, precision, true},
                        true);
   const CellShape& s = a.plan.shape;
   check_mixed_cell_backward(op, a, grad_output, saved, mean, var);
@@ -154,22 +154,23 @@ MixedCellBackward mixed_cell_backward(const Tensor& grad_output, const Tensor& s
   const Tensor g = grad_output.contiguous(kChannelsLast), kept = saved.contiguous();
   const Tensor given_mean = mean.contiguous(), given_var = var.contiguous();
   dispatch_cell(a, [&]<typename scalar_t, typename map_t>() {
-    const MixedCellPointers<scalar_t> pointers(a);
+    using state_t = StateOf<scalar_t, map_t>;
+    const MixedCellPointers<scalar_t, state_t> pointers(a);
     // Maps and statistics are only read here; the forward writes them through the same struct.
     const auto only_read = [](const Tensor& tensor) {
-      return const_cast<scalar_t*>(tensor.const_data_ptr<scalar_t>());
+      return const_cast<void*>(tensor.const_data_ptr());
     };
     CudaCellBackward<scalar_t, map_t> p = {};
-    set_cell_arguments(p, a, pointers, only_read(kept));
-    p.mean = only_read(given_mean);
-    p.var = only_read(given_var);
-    const auto grad_states = gradient_pointers<scalar_t>(grads.states, s.inputs);
+    set_cell_arguments(p, a, pointers, static_cast<state_t*>(only_read(kept)));
+    p.mean = static_cast<scalar_t*>(only_read(given_mean));
+    p.var = static_cast<scalar_t*>(only_read(given_var));
+    const auto grad_states = write_elements<state_t>(grads.states);
     const auto grad_first = gradient_pointers<scalar_t>(grads.first, s.blocks);
     const auto grad_second = gradient_pointers<scalar_t>(grads.second, s.blocks);
     const auto grad_gamma = gradient_pointers<scalar_t>(grads.gammas, s.norms);
     const auto grad_beta = gradient_pointers<scalar_t>(grads.betas, s.norms);
     p.in_channels = s.channels;
-    p.grad_output = g.const_data_ptr<scalar_t>();
+    p.grad_output = static_cast<const state_t*>(g.const_data_ptr());
     p.grad_states = grad_states.data();
     p.grad_weights = write_pointer<scalar_t>(grads.weights);
     p.grad_first = grad_first.data();

@@ -9,6 +9,8 @@ namespace darts_fast::cuda {
   template void launch_cell(const CudaCellBackward<T, M>&, const Allocate&, cudaStream_t);
 DARTS_INSTANTIATE_CELL(float, float)
 DARTS_INSTANTIATE_CELL(float, BFloat16)
+DARTS_INSTANTIATE_CELL(float, All<BFloat16>)
+DARTS_INSTANTIATE_CELL(float, All<Half>)
 DARTS_INSTANTIATE_CELL(double, double)
 #undef DARTS_INSTANTIATE_CELL
 

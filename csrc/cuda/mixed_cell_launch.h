@@ -4,38 +4,55 @@
 
 #include <cuda_runtime.h>
 
-#include <cstddef>
-#include <functional>
-
+#include "cuda/allocate.h"
 #include "mixed_cell.h"
 
 namespace darts_fast::cuda {
 
-// Device memory of so many bytes, aligned to 16, that lives until the launches are enqueued.
-using Allocate = std::function<void*(size_t)>;
+// What maps are stored as: the outputs of convolutions as M, pools, nodes, and states with their
+// gradients as what is computed with.
+template <typename T, typename M>
+struct Stored {
+  using Raw = M;
+  using State = T;
+};
+// All of them as H, under autocast.
+template <typename H>
+struct All {};
+template <typename T, typename H>
+struct Stored<T, All<H>> {
+  using Raw = H;
+  using State = H;
+};
+template <typename T, typename M>
+using RawOf = typename Stored<T, M>::Raw;
+template <typename T, typename M>
+using StateOf = typename Stored<T, M>::State;
+template <typename T, typename M>
+using CudaCellArguments = CellArguments<T, RawOf<T, M>, StateOf<T, M>>;
 
 // Tables lie in host memory and may go once the launch has returned; what they point to is on the
 // device. Of CellArguments the scratch (packed and behind it) is not used.
 template <typename T, typename M>
-struct CudaCellForward : CellArguments<T, M> {
+struct CudaCellForward : CudaCellArguments<T, M> {
   int64_t in_channels;           // of the input states; the plan's `channels` are the nodes'
   const T* const* running_mean;  // [B] -> [C]; read where norms is kRunning
   const T* const* running_var;
-  T* output;  // [G * N, H', W', multiplier * C]
+  StateOf<T, M>* output;  // [G * N, H', W', multiplier * C]
 };
 
 template <typename T, typename M>
-struct CudaCellBackward : CellArguments<T, M> {
+struct CudaCellBackward : CudaCellArguments<T, M> {
   int64_t in_channels;
-  const T* grad_output;  // [G * N, H', W', multiplier * C]
+  const StateOf<T, M>* grad_output;  // [G * N, H', W', multiplier * C]
   // outputs; null = nobody asked. The gradient of an input that no op but `none` leaves is not
   // written, nor is the gradient of a parameter of an op that no group computes.
-  T* const* grad_states;  // [S]
-  T* grad_weights;        // [G, K]
-  T* const* grad_first;   // [blocks]
-  T* const* grad_second;  // [blocks]
-  T* const* grad_gamma;   // [B]
-  T* const* grad_beta;    // [B]
+  StateOf<T, M>* const* grad_states;  // [S]
+  T* grad_weights;                    // [G, K]
+  T* const* grad_first;               // [blocks]
+  T* const* grad_second;              // [blocks]
+  T* const* grad_gamma;               // [B]
+  T* const* grad_beta;                // [B]
 };
 
 // Enqueues the kernels on `stream` and returns. Nothing is read back, nothing waits: a captured

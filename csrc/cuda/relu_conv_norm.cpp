@@ -1,10 +1,10 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA binding of relu_conv_norm: it is a cell of one node and one op, of weight 1, whose input may
 // have another number of channels.
-#include <ATen/Dispatch.h>
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
+#include <ATen/ops/empty_like.h>
 #include <c10/cuda/CUDAGuard.h>
 #include <c10/cuda/CUDAStream.h>
 #include <torch/library.h>
@@ -13,8 +13,8 @@
 #include <tuple>
 #include <vector>
 
-#include "cuda/mixed_cell_launch.h"
 #include "device_allocation.h"
+#include "dispatch_maps.h"
 #include "pointers.h"
 #include "relu_conv_norm_checks.h"
 
@@ -63,10 +63,12 @@ struct OneOpPlan {
 };
 
 // Owns the tables of one entry.
-template <typename T>
+template <typename T, typename M>
 struct Tables {
+  using State = StateOf<T, M>;
+
   OneOpPlan plan;
-  const T* input;
+  const State* input;
   const T* first;
   const T* second;
   const T* gamma;
@@ -75,7 +77,7 @@ struct Tables {
 
   explicit Tables(const ReluConvNormArguments& a)
       : plan(a),
-        input(read_pointer<T>(a.input)),
+        input(static_cast<const State*>(a.input.const_data_ptr())),
         first(read_pointer<T>(a.first)),
         second(read_pointer<T>(a.second)),
         gamma(read_pointer<T>(a.gamma)),
@@ -83,7 +85,8 @@ struct Tables {
         all_active(a.groups, 1) {}
 
   // `raw` is the only map.
-  void set(CellArguments<T>& p, const ReluConvNormArguments& a, T* raw, T* mean, T* var) const {
+  void set(CudaCellArguments<T, M>& p, const ReluConvNormArguments& a, const Tensor& raw,
+           const Tensor& mean, const Tensor& var) const {
     p.plan = plan.view();
     p.states = &input;
     p.first = &first;
@@ -95,9 +98,10 @@ struct Tables {
     p.active = all_active.data();
     const CellShape& s = plan.shape;
     p.slot = (s.groups * s.images * s.node_height * s.node_width * s.channels + 15) / 16 * 16;
-    p.raw = raw;
-    p.mean = mean;
-    p.var = var;
+    // The backward only reads them; the forward writes them through the same struct.
+    p.raw = static_cast<RawOf<T, M>*>(const_cast<void*>(raw.const_data_ptr()));
+    p.mean = const_cast<T*>(mean.const_data_ptr<T>());
+    p.var = const_cast<T*>(var.const_data_ptr<T>());
   }
 };
 
@@ -108,7 +112,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
   static constexpr char op[] = "relu_conv_norm";
   const c10::cuda::OptionalCUDAGuard guard(input.device());
   const ReluConvNormArguments a =
-      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups);
+      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups, true);
   const BlockShape& s = a.shape;
   const auto options = a.input.options().memory_format(std::nullopt);
   const auto given_mean = check_optional(op, "running_mean", running_mean, {s.out_channels}, input);
@@ -117,8 +121,8 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
                     op, ": a running norm needs running_mean and running_var, got none");
   Tensor output = empty_maps(a.output_sizes(), options);
   Tensor raw = empty_maps(a.output_sizes(), options);
-  Tensor mean = at::empty({groups, s.out_channels}, options);
-  Tensor var = at::empty({groups, s.out_channels}, options);
+  Tensor mean = at::empty({groups, s.out_channels}, a.first.options());
+  Tensor var = at::empty_like(mean);
   if (a.images == 0) {
     if (a.norm == Norm::kRunning) {
       mean.copy_(given_mean->expand({groups, s.out_channels}));
@@ -129,17 +133,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
     }
     return {output, raw, mean, var};
   }
-  AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), op, [&] {
-    const Tables<scalar_t> tables(a);
+  dispatch_maps(input.scalar_type(), [&]<typename scalar_t, typename map_t>() {
+    const Tables<scalar_t, map_t> tables(a);
     const scalar_t* running[2] = {read_pointer<scalar_t>(given_mean),
                                   read_pointer<scalar_t>(given_var)};
-    CudaCellForward<scalar_t, scalar_t> p = {};
-    tables.set(p, a, raw.mutable_data_ptr<scalar_t>(), mean.mutable_data_ptr<scalar_t>(),
-               var.mutable_data_ptr<scalar_t>());
+    CudaCellForward<scalar_t, map_t> p = {};
+    tables.set(p, a, raw, mean, var);
     p.in_channels = s.channels;
     p.running_mean = running;
     p.running_var = running + 1;
-    p.output = output.mutable_data_ptr<scalar_t>();
+    p.output = static_cast<StateOf<scalar_t, map_t>*>(output.mutable_data_ptr());
     Scratch scratch(output);
     launch_cell(p, std::ref(scratch), c10::cuda::getCurrentCUDAStream(output.get_device()));
   });
@@ -157,16 +160,18 @@ Backward relu_conv_norm_backward(const Tensor& grad_output, const Tensor& input,
   static constexpr char op[] = "relu_conv_norm_backward";
   const c10::cuda::OptionalCUDAGuard guard(input.device());
   const ReluConvNormArguments a =
-      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups);
+      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups, true);
   check_relu_conv_norm_backward(op, a, grad_output, raw, mean, var, weights.size(), output_mask);
   const BlockShape& s = a.shape;
-  const auto options = a.input.options().memory_format(std::nullopt);
+  const auto options = a.first.options();  // of parameters
   const Tensor g = grad_output.contiguous(kChannelsLast), y = raw.contiguous(kChannelsLast);
   const Tensor given_mean = mean.contiguous(), given_var = var.contiguous();
   const auto wanted = [&](size_t index, at::IntArrayRef sizes) {
     return at::empty(output_mask[index] ? sizes : at::IntArrayRef{0}, options);
   };
-  Tensor grad_input = output_mask[0] ? empty_maps(input.sizes(), options) : wanted(0, {0});
+  const auto map_options = a.input.options().memory_format(std::nullopt);
+  Tensor grad_input =
+      output_mask[0] ? empty_maps(input.sizes(), map_options) : at::empty({0}, map_options);
   std::vector<Tensor> grad_weights;
   for (size_t i = 0; i < weights.size(); ++i) {
     grad_weights.push_back(wanted(1 + i, weights[i].sizes()));
@@ -177,25 +182,23 @@ Backward relu_conv_norm_backward(const Tensor& grad_output, const Tensor& input,
     for (Tensor& grad : grad_weights) grad.zero_();
     return {grad_input, grad_weights, grad_gamma.zero_(), grad_beta.zero_()};
   }
-  AT_DISPATCH_FLOATING_TYPES(options.dtype().toScalarType(), op, [&] {
-    // Read only here; the forward writes them through the same struct.
-    const auto only_read = [](const Tensor& tensor) {
-      return const_cast<scalar_t*>(tensor.const_data_ptr<scalar_t>());
-    };
-    const Tables<scalar_t> tables(a);
-    scalar_t* const grads[5] = {
-        write_pointer<scalar_t>(grad_input), write_pointer<scalar_t>(grad_weights[0]),
+  dispatch_maps(input.scalar_type(), [&]<typename scalar_t, typename map_t>() {
+    using state_t = StateOf<scalar_t, map_t>;
+    const Tables<scalar_t, map_t> tables(a);
+    const auto state_grads = write_elements<state_t>({grad_input});
+    scalar_t* const grads[4] = {
+        write_pointer<scalar_t>(grad_weights[0]),
         weights.size() == 2 ? write_pointer<scalar_t>(grad_weights[1]) : nullptr,
         write_pointer<scalar_t>(grad_gamma), write_pointer<scalar_t>(grad_beta)};
-    CudaCellBackward<scalar_t, scalar_t> p = {};
-    tables.set(p, a, only_read(y), only_read(given_mean), only_read(given_var));
+    CudaCellBackward<scalar_t, map_t> p = {};
+    tables.set(p, a, y, given_mean, given_var);
     p.in_channels = s.channels;
-    p.grad_output = g.const_data_ptr<scalar_t>();
-    p.grad_states = grads;
-    p.grad_first = grads + 1;
-    p.grad_second = grads + 2;
-    p.grad_gamma = grads + 3;
-    p.grad_beta = grads + 4;
+    p.grad_output = static_cast<const state_t*>(g.const_data_ptr());
+    p.grad_states = state_grads.data();
+    p.grad_first = grads;
+    p.grad_second = grads + 1;
+    p.grad_gamma = grads + 2;
+    p.grad_beta = grads + 3;
     Scratch scratch(g);
     launch_cell(p, std::ref(scratch), c10::cuda::getCurrentCUDAStream(g.get_device()));
   });

@@ -77,8 +77,8 @@ def _fake(
     return (
         output,
         first.new_empty(saved),
-        first.new_empty(statistics),
-        first.new_empty(statistics),
+        weights.new_empty(statistics),
+        weights.new_empty(statistics),
     )
 
 
@@ -108,7 +108,7 @@ def _backward_fake(
     wanted = iter(output_mask)
 
     def grads(values: Sequence[Tensor]) -> list[Tensor]:
-        return [first.new_empty(value.shape if next(wanted) else (0,)) for value in values]
+        return [weights.new_empty(value.shape if next(wanted) else (0,)) for value in values]
 
     grad_states = [
         torch.empty_like(first, memory_format=torch.channels_last)
@@ -183,12 +183,13 @@ def _backward_autograd(
 
     def specification(leaves: list[Tensor | None]) -> list[Tensor]:
         states, (weights,), *lists = _parts(leaves, ctx.sizes)
+        alike = cast(Tensor, weights)
         output, *_ = reference.mixed_cell(
-            *(cast(list[Tensor], states), cast(Tensor, weights)),
+            *([cast(Tensor, x).to(alike.dtype) for x in states], alike),
             *(*lists, *running, ops, norms, eps),
             *(*settings, 0, active, reference.PRECISION_FULL, False),
         )
-        return [output]
+        return [output.to(grad_output.dtype)]
 
     incoming = (grad_grad_states, [grad_grad_weights], *grad_grads)
     (grad,), grads = second_derivative(
@@ -215,4 +216,5 @@ register_autocast(
         if arguments[0][0].dtype == torch.float64
         else (*arguments[:-2], reference.PRECISION_PRODUCTS, arguments[-1])
     ),
+    lambda arguments: (*arguments[:-2], reference.PRECISION_FULL, arguments[-1]),
 )

@@ -46,7 +46,7 @@ def _fake(
         for _ in range(2)
     )
     statistics = (groups, channels)
-    return output, raw, input.new_empty(statistics), input.new_empty(statistics)
+    return output, raw, weights[0].new_empty(statistics), weights[0].new_empty(statistics)
 
 
 @torch.library.register_fake("darts_fast::relu_conv_norm_backward")
@@ -71,9 +71,9 @@ def _backward_fake(
         if next(wanted)
         else input.new_empty(0)
     )
-    grad_weights = [input.new_empty(w.shape if next(wanted) else (0,)) for w in weights]
-    grad_gamma = input.new_empty(mean.shape[1:] if next(wanted) else (0,))
-    grad_beta = input.new_empty(mean.shape[1:] if next(wanted) else (0,))
+    grad_weights = [w.new_empty(w.shape if next(wanted) else (0,)) for w in weights]
+    grad_gamma = mean.new_empty(mean.shape[1:] if next(wanted) else (0,))
+    grad_beta = mean.new_empty(mean.shape[1:] if next(wanted) else (0,))
     return grad_input, grad_weights, grad_gamma, grad_beta
 
 
@@ -119,10 +119,10 @@ def _backward_autograd(
         x, *weights, gamma, beta = leaves
         # Running statistics are those of every group.
         output, *_ = reference.relu_conv_norm(
-            *(cast(Tensor, x), cast(list[Tensor], weights)),
+            *(cast(Tensor, x).to(mean.dtype), cast(list[Tensor], weights)),
             *(gamma, beta, mean[0], var[0], *ctx.settings),
         )
-        return [output]
+        return [output.to(grad_output.dtype)]
 
     (grad,), grads = second_derivative(
         specification,

@@ -157,7 +157,7 @@ class FusedForward:
             weights = stacked(weights, like)
         if not isinstance(weights, Tensor) or weights.device != like.device:
             return None
-        single = torch.is_autocast_enabled("cpu") and like.dtype != torch.float64
+        single = torch.is_autocast_enabled(like.device.type) and like.dtype != torch.float64
         return weights.to(torch.float32 if single else like.dtype)
 
     def _feeds_every_node(self, table: Tensor) -> bool:

@@ -46,7 +46,8 @@ def relu_conv_norm(
 
     Args:
         x: [groups * N, C, H, W], float32 or float64, any strides. Under autocast also lower
-            precisions, computed in float32; in bfloat16 the output is bfloat16.
+            precisions, computed in float32; in bfloat16, and on a CUDA device in float16, the
+            output has that dtype.
         weights: one [C', C, k, k] with k = 1 or 3 ("same" padding), or the two halves
             [C' / 2, C, 1, 1] of a factorized reduce, of the pixels with even and with odd row and
             column (stride 2, even H and W).

@@ -21,30 +21,36 @@ from darts_fast.nn.blocks import moves
 from darts_fast.nn.node import KERNEL_DTYPES, runs_fused
 from darts_fast.nn.plan import CellPlan, current_parts, current_plan
 
-_AUTOCAST_DTYPES = (torch.float32, torch.bfloat16)
-
 
 def runs_native(x: Tensor, weights: Tensor | None = None) -> bool:
     """Whether modules of plain PyTorch may be replaced by native calls for the input x now.
 
     Under autocast in bfloat16 the native calls compute in float32 and give bfloat16, as modules do;
-    in float16 modules have precisions of their own. A compiler sees more in modules. On a CUDA
-    device `use_cuda_kernels` must ask for it.
+    in float16 modules on the CPU have precisions of their own, on a CUDA device they give float16,
+    and so do the kernels. A compiler sees more in modules. On a CUDA device `use_cuda_kernels` must
+    ask for it.
     """
     if torch.compiler.is_compiling() or (weights is not None and weights.device != x.device):
         return False
     if x.device.type == "cuda":
-        plain = backend() == "fused" and cuda_kernels() and not torch.is_autocast_enabled("cuda")
-        same = weights is None or weights.dtype == x.dtype
-        return plain and x.dtype in KERNEL_DTYPES and same
+        if backend() != "fused" or not cuda_kernels():
+            return False
+        if torch.is_autocast_enabled("cuda"):
+            return _takes(torch.get_autocast_dtype("cuda"), x, weights)
+        return x.dtype in KERNEL_DTYPES and (weights is None or weights.dtype == x.dtype)
     if not torch.is_autocast_enabled("cpu"):
         return runs_fused(x) and (weights is None or weights.dtype == x.dtype)
     return (
         backend() == "fused"
         and x.device.type == "cpu"
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and all(value.dtype in _AUTOCAST_DTYPES for value in (x, weights) if value is not None)
+        and _takes(torch.bfloat16, x, weights)
     )
+
+
+def _takes(autocast: torch.dtype, x: Tensor, weights: Tensor | None) -> bool:
+    """Whether a native call under this autocast takes them as the modules do."""
+    return all(v.dtype in (torch.float32, autocast) for v in (x, weights) if v is not None)
 
 
 def native_plan(

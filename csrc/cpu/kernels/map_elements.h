@@ -3,7 +3,7 @@
 // overloads for maps that are stored as they are computed, so that one loop reads and writes both.
 #pragma once
 
-#include "bfloat16.h"
+#include "half_types.h"
 #include "cpu/kernels/vec.h"
 
 #if defined(__AVX512BF16__)

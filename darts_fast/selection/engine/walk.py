@@ -140,7 +140,8 @@ class KnownWalk:
         """
         if (
             not runs_native(images, table)
-            or torch.is_autocast_enabled("cpu")  # a cell in parts would round nodes between them
+            # A cell in parts would round nodes between them.
+            or torch.is_autocast_enabled(images.device.type)
             or images.ndim != 4
             or images.shape[1] != 3
             or len(images) == 0

@@ -1,12 +1,18 @@
 // SPDX-License-Identifier: Apache-2.0
-// The upper half of a float32 as it stands in memory. Torch-free.
+// Numbers of 16 bits as they stand in memory. Torch-free.
 #pragma once
 
 #include <cstdint>
 
 namespace darts_fast {
 
+// The upper half of a float32.
 struct BFloat16 {
+  uint16_t bits;
+};
+
+// IEEE 754 binary16.
+struct Half {
   uint16_t bits;
 };
 

@@ -1,0 +1,217 @@
+// SPDX-License-Identifier: Apache-2.0
+// The kernels of conv_blocks' backward, from the functions of a cell's.
+//
+// Bytes: as those of a cell's backward, but dL/dy is what arrives, and no output is read.
+#pragma once
+
+#include "cuda/cell_grad_weights.cuh"
+#include "cuda/conv_blocks_plan.cuh"
+
+namespace darts_fast::cuda {
+namespace {
+
+// dL/dy as it arrives. No norm stands behind a branch.
+template <typename T>
+struct ArrivingGradient {
+  const T* grad;  // image 0 of the group
+};
+
+template <int V, typename T>
+__device__ __forceinline__ Vec<T, V> load_gradient(const ArrivingGradient<T>& outer, int64_t at,
+                                                   int) {
+  return load<T, V>(outer.grad + at);
+}
+
+template <typename T>
+__device__ __forceinline__ ArrivingGradient<T> branch_gradient(const Branches<T>& c, int branch,
+                                                               int group) {
+  return {c.table.grad_outputs[branch] + output_begin(c, group)};
+}
+
+// A branch without depthwise convolution has stride 1: its rows lie in the outputs' plane too.
+template <typename T>
+__device__ __forceinline__ T* branch_rows(const Branches<T>& c, const BlockRow& row, int group) {
+  return c.grad_rows + row.rows * c.grad_rows_slot +
+         group * c.images * c.out.size() * c.in_channels;
+}
+
+// grid = (tiles, groups * chunks of input channels, branches of the list).
+template <typename T, int V>
+__global__ __launch_bounds__(kThreads, kResident<T>) void conv_blocks_grad_rows(
+    const __grid_constant__ Branches<T> c, int list) {
+  __shared__ Operands<T> s;
+  const int branch = c.table.lists[list + static_cast<int>(blockIdx.z)];
+  const Micro micro(c.in_channels);
+  const int group = static_cast<int>(blockIdx.y) / micro.chunks;
+  const int first_input = (static_cast<int>(blockIdx.y) - group * micro.chunks) * kWidth;
+  if (!branch_runs(c, group, branch)) return;
+  const BlockWeights<T> w = branch_weights(c, branch);
+  const int64_t begin = static_cast<int64_t>(blockIdx.x) * micro.positions();
+  const Positions tile(c.out, c.images, begin, micro.positions());
+  grad_rows_tile<V>(w, branch_gradient(c, branch, group), c.out, 1, micro, tile, first_input, s,
+                    branch_rows(c, w.row, group) + begin * c.in_channels);
+}
+
+// What passes an input's norm, of channels [first, end): all threads of a block. partial is
+// [G, tiles, slots, C] with the input's two sums at slot `at`.
+template <typename T>
+__device__ __forceinline__ void finish_norm(const Branches<T>& c, int source, int slots, int at,
+                                            int64_t tiles, int first, int end) {
+  const double count = static_cast<double>(c.images * c.in.size());
+  const PassingNorm<T> passing = {c.grad_scale, c.grad_mean, c.grad_slope};
+  for (int ch = first + static_cast<int>(threadIdx.x) / kWarp; ch < end; ch += kNormWarps) {
+    const int64_t parameter = static_cast<int64_t>(source) * c.in_channels + ch;
+    const double gamma = c.gamma == nullptr ? 1.0 : c.gamma[parameter];
+    double grad_gamma = 0, grad_beta = 0;
+    for (int group = 0; group < c.groups; ++group) {
+      const Sums sums = sum_tiles(c.partial, c.in_channels, slots, at, at + 1, group, tiles, ch);
+      if (threadIdx.x % kWarp != 0) continue;
+      const int64_t row = input_row(c, source, group) + ch;
+      const double variance = c.in_var[row] + c.eps, sigma = sqrt(variance);
+      grad_gamma += sums.product / sigma;
+      grad_beta += sums.s1;
+      passing.store(row, gamma / sigma, variance, c.norm == Norm::kBatch ? sums : Sums{0, 0},
+                    count);
+    }
+    if (threadIdx.x % kWarp != 0) continue;
+    if (c.grad_gamma != nullptr) c.grad_gamma[parameter] = static_cast<T>(grad_gamma);
+    if (c.grad_beta != nullptr) c.grad_beta[parameter] = static_cast<T>(grad_beta);
+  }
+}
+
+// The gradient of an input, or with a norm the one behind that. Blocks are
+// (tiles, groups * chunks of channels); number `slot` of `slots` inputs.
+template <typename T, int V>
+__device__ __forceinline__ void grad_input(const Branches<T>& c, int source, int slot, int slots,
+                                           Vec<T, V> (&shared)[2][kThreads]) {
+  const StripPlace<V> at(c.in_channels, c.images * c.in.size());
+  if (at.group >= c.groups || at.count == 0) return;
+  const BlockInput<T, T> in = branch_input(c, source, at.group);
+  T* grads = entry(c.table.grad_inputs, source);
+  T* out = grads == nullptr ? nullptr : grads + input_begin(c, at.group);
+  const ListRange leaving = c.table.leaving[source];
+  const auto add = [&](const Spot& spot_of, Vec<T, V>& sum) {
+    for (int i = 0; i < leaving.count; ++i) {
+      const int branch = c.table.lists[leaving.at + i];
+      if (!branch_runs(c, at.group, branch)) continue;
+      const BlockWeights<T> w = branch_weights(c, branch);
+      add_rows(w, branch_rows(c, w.row, at.group), c.in, c.out, c.stride, spot_of, at.ch, sum);
+    }
+  };
+  if (c.norm == Norm::kNone) {
+    const Positions tile(c.in, c.images, at.begin, at.strip.positions());
+    for (int j = 0; j < kItems; ++j) {
+      if (!at.has(j)) continue;
+      const int64_t element = (at.begin + at.position(j)) * c.in_channels + at.ch;
+      Vec<T, V> grad = zeros<T, V>();
+      add(spot(tile, at.position(j)), grad);
+      const Vec<T, V> value = load<T, V>(in.state + element);
+#pragma unroll
+      for (int lane = 0; lane < V; ++lane) {
+        if (value.lane[lane] <= T(0)) grad.lane[lane] = T(0);
+      }
+      store_narrow<V>(out + element, grad);
+    }
+    return;
+  }
+  behind_norm_tile<V>(in, c.images, at, out, shared, add);
+  const int64_t positions = c.images * c.in.size();
+  const int64_t tiles = (positions + at.strip.positions() - 1) / at.strip.positions();
+  T* partial = c.partial + ((at.group * tiles + blockIdx.x) * 2 * slots + 2 * slot) * c.in_channels;
+  store_sums<T, V, 2>(shared, at, c.in_channels, 0, 2, partial);
+  const int chunk = static_cast<int>(blockIdx.y) - at.group * at.strip.chunks;
+  const uint32_t arrivals = static_cast<uint32_t>(tiles * c.groups);
+  if (!arrives_last(c.counters + slot * at.strip.chunks + chunk, arrivals)) return;
+  const int width = at.strip.columns * V;
+  finish_norm(c, source, 2 * slots, 2 * slot, tiles, chunk * width,
+              least(c.in_channels, (chunk + 1) * width));
+}
+
+// Blocks are (groups * chunks, pieces).
+template <typename T, int V>
+__device__ __forceinline__ void branch_weights_piece(const Branches<T>& c, int branch, int chunks,
+                                                     SourcesShared<T, V>& s) {
+  const int group = static_cast<int>(blockIdx.x) / chunks;
+  if (group >= c.groups || !branch_runs(c, group, branch)) return;
+  const BlockWeights<T> w = branch_weights(c, branch);
+  const int64_t positions = c.images * c.out.size();
+  const int64_t share = chunk_positions(positions);
+  const int64_t begin = (static_cast<int>(blockIdx.x) - group * chunks) * share;
+  const WeightPiece<T, T, ArrivingGradient<T>> piece = {
+      w,
+      branch_input(c, w.row.op, group),
+      branch_gradient(c, branch, group),
+      branch_rows(c, w.row, group),
+      c.out,
+      c.images,
+      begin,
+      begin + share < positions ? begin + share : positions,
+      c.partial_weights +
+          (static_cast<int64_t>(branch) * c.groups * chunks + blockIdx.x) * c.partial_weights_row};
+  weight_piece<V>(piece, static_cast<int>(blockIdx.y), s);
+}
+
+template <typename T, int V>
+union BranchShared {
+  Vec<T, V> sums[2][kThreads];
+  SourcesShared<T, V> weights;
+};
+
+// partial is [G, tiles, 2 * sources of the list, C], counters are [sources of the list, chunks].
+// grid.z = sources of the list, then branches of `weights`; the others have room for the largest.
+template <typename T, int V>
+__global__ __launch_bounds__(kThreads, kResident<T>) void conv_blocks_grad_inputs(
+    const __grid_constant__ Branches<T> c, const ListRange sources, int weights, int chunks) {
+  __shared__ BranchShared<T, V> s;
+  const int z = static_cast<int>(blockIdx.z);
+  if (z < sources.count) {
+    grad_input<T, V>(c, c.table.lists[sources.at + z], z, sources.count, s.sums);
+  } else {
+    branch_weights_piece<T, V>(c, c.table.lists[weights + z - sources.count], chunks, s.weights);
+  }
+}
+
+// dL/d input from what conv_blocks_grad_inputs left there, behind the norm.
+// grid = (tiles, groups * chunks of channels, sources of the list).
+template <typename T, int V>
+__global__ __launch_bounds__(kThreads, kResident<T>) void conv_blocks_grad_norms(
+    const __grid_constant__ Branches<T> c, int list) {
+  const int source = c.table.lists[list + static_cast<int>(blockIdx.z)];
+  const StripPlace<V> at(c.in_channels, c.images * c.in.size());
+  T* grads = entry(c.table.grad_inputs, source);
+  if (grads == nullptr) return;
+  T* out = grads + input_begin(c, at.group);
+  const BlockInput<T, T> in = branch_input(c, source, at.group);
+  const int64_t row = input_row(c, source, at.group);
+  const OuterGradient<T, T> outer = {out,
+                                     in.map,
+                                     in.center,
+                                     c.grad_scale + row,
+                                     c.grad_mean + row,
+                                     c.grad_slope + row,
+                                     c.norm == Norm::kBatch};
+#pragma unroll
+  for (int j = 0; j < kItems; ++j) {
+    if (!at.has(j)) continue;
+    const int64_t element = (at.begin + at.position(j)) * c.in_channels + at.ch;
+    store_narrow<V>(out + element, load_gradient<V>(outer, element, at.ch));
+  }
+}
+
+// grid = (elements / threads, branches).
+template <typename T>
+__global__ __launch_bounds__(kThreads) void conv_blocks_sum_weights(
+    const __grid_constant__ Branches<T> c, int chunks) {
+  const int branch = static_cast<int>(blockIdx.y);
+  const int64_t e = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
+  T* out = weight_place(c.table.rows[branch], c.in_channels, c.channels, e,
+                        entry(c.table.grad_first, branch), entry(c.table.grad_second, branch));
+  if (out == nullptr) return;
+  const T* in = c.partial_weights +
+                static_cast<int64_t>(branch) * c.groups * chunks * c.partial_weights_row + e;
+  *out = sum_chunks(in, c.partial_weights_row, c.groups, chunks,
+                    [&](int group) { return branch_runs(c, group, branch); });
+}
+
+}  // namespace
+}  // namespace darts_fast::cuda

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: Apache-2.0
+"""The CUDA half of conv_blocks, emulated on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from functools import cache
+
+import pytest
+import torch
+from checked_runs import build_of_process
+from simulated_cell import library_folder
+from simulator import Order, Simulated
+
+
+@cache
+def _simulated() -> Simulated:
+    # Of a process: a library registers its kernels once.
+    bindings = ["conv_blocks_checks.cpp"]
+    return Simulated(library_folder(), "conv_blocks", build_of_process(), bindings=bindings)
+
+
+@pytest.fixture
+def backend() -> Iterator[Simulated]:
+    """Emulated kernels in the place of the CPU's; outputs and scratch start as NaN."""
+    simulated = _simulated()
+    simulated.set_order(Order.SHUFFLED)
+    torch.use_deterministic_algorithms(True)  # fills what torch.empty allocates
+    with simulated.registered("conv_blocks"):
+        yield simulated
+    torch.use_deterministic_algorithms(False)
