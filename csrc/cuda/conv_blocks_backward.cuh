@@ -38,7 +38,9 @@ BranchLists branch_lists(BranchTablesBuilder<T>& builder, const CudaConvBlocksBa
   for (int64_t b = 0; b < s.branches; ++b) {
     const bool wants_weights = p.grad_depthwise[b] != nullptr || p.grad_pointwise[b] != nullptr;
     if (wants_weights) weights.push_back(b);
-    if (builder.runs(b) && (wanted(p.branches[b].source) || p.grad_depthwise[b] != nullptr)) {
+    // The sums of both weights are made together, and those of taps read the rows.
+    const bool separable = p.branches[b].block.kind == ConvKind::kSeparable;
+    if (builder.runs(b) && (wanted(p.branches[b].source) || (separable && wants_weights))) {
       builder.rows[b].rows = static_cast<int16_t>(rows.size());
       rows.push_back(b);
     }
