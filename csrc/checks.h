@@ -24,7 +24,8 @@ inline void check_map_type(const char* op, const char* name, const at::Tensor& m
   const bool half = type == at::kHalf || type == at::kBFloat16;
   TORCH_CHECK_NOT_IMPLEMENTED(type == at::kFloat || type == at::kDouble || (takes_halves && half),
                               op, ": ", name, " must be float32 or float64",
-                              takes_halves ? ", float16 or bfloat16" : "", ", got ", type);
+                              takes_halves ? ", float16 or bfloat16" : "",
+                              maps.is_cpu() ? " on CPU, got " : " on CUDA, got ", type);
 }
 
 inline void check_shape_and_place(const char* op, const char* name, const at::Tensor& value,
