@@ -6,43 +6,12 @@
 #include <cmath>
 
 #include "node_sum.h"
+#include "python_tables.h"
 
 namespace darts_fast {
 namespace {
 
 namespace py = pybind11;
-
-// An interned name, for look-ups by identity.
-struct Name {
-  explicit Name(const char* text) : key(PyUnicode_InternFromString(text)) {}
-  PyObject* key;
-};
-
-py::object attributes_of(PyObject* module) {
-  PyObject* attributes = PyObject_GenericGetDict(module, nullptr);
-  if (attributes == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(attributes);
-}
-
-// Borrowed, or null where there is none.
-PyObject* find(PyObject* table, PyObject* key) {
-  PyObject* value = PyDict_GetItemWithError(table, key);
-  if (value == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-  return value;
-}
-
-// Borrowed.
-PyObject* get(PyObject* table, PyObject* key) {
-  PyObject* value = find(table, key);
-  if (value == nullptr) throw py::key_error(py::str(key).cast<std::string>());
-  return value;
-}
-
-bool is_true(PyObject* value) {
-  const int truth = PyObject_IsTrue(value);
-  if (truth < 0) throw py::error_already_set();
-  return truth == 1;
-}
 
 bool has_items(PyObject* table) {
   return PyDict_Check(table) ? PyDict_Size(table) != 0 : is_true(table);
@@ -211,19 +180,20 @@ bool same_shapes(const py::list& modules, const py::list& shapes) {
   return true;
 }
 
-bool untouched_modules(const py::list& modules, const py::tuple& replaced) {
+const std::array<Name, 4>& hook_names() {
+  static const std::array<Name, 4> names = {Name("_forward_hooks"), Name("_forward_pre_hooks"),
+                                            Name("_backward_hooks"), Name("_backward_pre_hooks")};
+  return names;
+}
+
+bool untouched_module(PyObject* module, const py::tuple& replaced) {
   static const Name forward("forward");
-  static const Name hooks[] = {Name("_forward_hooks"), Name("_forward_pre_hooks"),
-                               Name("_backward_hooks"), Name("_backward_pre_hooks")};
-  for (const py::handle module : modules) {
-    const py::object attributes = attributes_of(module.ptr());
-    for (const Name& name : hooks) {
-      if (has_items(get(attributes.ptr(), name.key))) return false;
-    }
-    PyObject* own = find(attributes.ptr(), forward.key);
-    if (own != nullptr && !is_instance(own, replaced)) return false;
+  const py::object attributes = attributes_of(module);
+  for (const Name& name : hook_names()) {
+    if (has_items(get(attributes.ptr(), name.key))) return false;
   }
-  return true;
+  PyObject* own = find(attributes.ptr(), forward.key);
+  return own == nullptr || is_instance(own, replaced);
 }
 
 py::list module_parameters(const py::list& modules, const py::str& name) {
