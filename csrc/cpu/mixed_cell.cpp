@@ -42,10 +42,9 @@ constexpr int64_t kCached = 8 << 20;
 template <typename T, typename M>
 void run_forward(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& p) {
   const CellShape& s = p.plan.shape;
-  const CellArguments<T, M>& arguments = p;
   const int64_t images = s.groups * s.images;
   const int64_t norm_work = s.images * s.channels * 4;
-  run_phase(kernel.pack, arguments, s.blocks, p.packed_stride);
+  run_phase(kernel.pack, p, s.blocks, p.packed_stride);
   for (int64_t index = 0; index < p.plan.part_count; ++index) {
     const CellPart& part = p.plan.parts[index];
     const int64_t entering = part.end - part.begin;
@@ -164,11 +163,10 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
 template <typename T, typename M>
 void run_backward(const MixedCellKernels<T, M>& kernel, const CellBackward<T, M>& p) {
   const CellShape& s = p.plan.shape;
-  const CellArguments<T, M>& arguments = p;
   const int64_t chunks = s.groups * ((s.images + p.chunk_images - 1) / p.chunk_images);
   const int64_t work = state_work(s) * p.chunk_images;
   const int64_t norm_work = s.images * s.channels * 4;
-  run_phase(kernel.pack, arguments, s.blocks, p.packed_stride);
+  run_phase(kernel.grad_pack, p, s.blocks, p.packed_stride);
   run_phase(kernel.prepare, p, s.groups * s.norms, s.channels * 8);
   for (int64_t index = p.plan.part_count; index >= 0; --index) {
     const CellStep<CellBackward<T, M>> step = {&p, index, false};
