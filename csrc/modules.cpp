@@ -3,8 +3,7 @@
 
 #include <torch/csrc/autograd/python_variable.h>
 
-#include <cmath>
-
+#include "module_state.h"
 #include "node_sum.h"
 #include "python_tables.h"
 
@@ -66,32 +65,6 @@ bool same_shape(PyObject* parameter, const py::handle& expected) {
   }
   return true;
 }
-
-// The state of one batch norm; tensors are null where there is none.
-struct NormState {
-  explicit NormState(PyObject* norm) : attributes(attributes_of(norm)) {
-    static const Name training_name("training"), parameters("_parameters"), buffers("_buffers"),
-        mean_name("running_mean"), var_name("running_var"), counter_name("num_batches_tracked"),
-        weight("weight"), bias("bias"), tracks("track_running_stats");
-    PyObject* own = get(attributes.ptr(), parameters.key);
-    gamma = tensor(get(own, weight.key));
-    beta = tensor(get(own, bias.key));
-    PyObject* kept = get(attributes.ptr(), buffers.key);
-    mean = tensor(get(kept, mean_name.key));
-    var = tensor(get(kept, var_name.key));
-    counter = tensor(get(kept, counter_name.key));
-    training = is_true(get(attributes.ptr(), training_name.key));
-    moves = training && is_true(get(attributes.ptr(), tracks.key));
-  }
-
-  static PyObject* tensor(PyObject* value) { return value == Py_None ? nullptr : value; }
-
-  bool keeps() const { return mean != nullptr && var != nullptr; }
-
-  py::object attributes;
-  PyObject *gamma, *beta, *mean, *var, *counter;
-  bool training, moves;
-};
 
 // Tensors in order, `empty` for those that are not there; an empty list if none is.
 class Tensors {
@@ -196,18 +169,7 @@ bool untouched_module(PyObject* module, const py::tuple& replaced) {
   return own == nullptr || is_instance(own, replaced);
 }
 
-py::list module_parameters(const py::list& modules, const py::str& name) {
-  static const Name parameters("_parameters");
-  py::list found;
-  for (const py::handle module : modules) {
-    const py::object attributes = attributes_of(module.ptr());
-    found.append(py::handle(get(get(attributes.ptr(), parameters.key), name.ptr())));
-  }
-  return found;
-}
-
 py::tuple norm_arguments(const py::list& norms, const py::object& empty) {
-  static const Name eps_name("eps");
   Tensors gammas(empty), betas(empty), means(empty), variances(empty);
   py::list kinds, eps;
   bool moving = false;
@@ -218,14 +180,15 @@ py::tuple norm_arguments(const py::list& norms, const py::object& empty) {
       eps.append(0.0);
       continue;
     }
-    const NormState state(norm.ptr());
-    const bool batch = state.training || state.mean == nullptr;
+    NormSeen seen;
+    const NormState& state = seen.of(norm.ptr());
+    const bool batch = state.is_batch();
     gammas.add(state.gamma);
     betas.add(state.beta);
     means.add(batch ? nullptr : state.mean);
     variances.add(batch ? nullptr : state.var);
     kinds.append(static_cast<int64_t>(batch ? Norm::kBatch : Norm::kRunning));
-    eps.append(py::handle(get(state.attributes.ptr(), eps_name.key)));
+    eps.append(state.eps);
     moving = moving || (state.moves && state.keeps());
   }
   return py::make_tuple(gammas.found(), betas.found(), means.found(), variances.found(), kinds, eps,
@@ -233,19 +196,17 @@ py::tuple norm_arguments(const py::list& norms, const py::object& empty) {
 }
 
 py::tuple running_statistics(const py::list& norms, const py::object& empty, bool all) {
-  static const Name momentum_name("momentum");
   Tensors means(empty), variances(empty), counters(empty);
   py::list momenta;
-  const py::float_ nan(std::nan(""));
   for (const py::handle norm : norms) {
     if (!norm.is_none()) {
-      const NormState state(norm.ptr());
+      NormSeen seen;
+      const NormState& state = seen.of(norm.ptr());
       if (state.keeps() && (all || state.moves)) {
         means.add(state.mean);
         variances.add(state.var);
         counters.add(state.counter);
-        PyObject* momentum = get(state.attributes.ptr(), momentum_name.key);
-        momenta.append(py::handle(momentum == Py_None ? nan.ptr() : momentum));
+        momenta.append(state.momentum);
         continue;
       }
     }

@@ -39,9 +39,6 @@ bool untouched_module(PyObject* module, const pybind11::tuple& replaced);
 // The attributes that hold hooks.
 const std::array<Name, 4>& hook_names();
 
-// The parameter `name` of every module.
-pybind11::list module_parameters(const pybind11::list& modules, const pybind11::str& name);
-
 // Of every batch norm (None: none at all) what mixed_cell takes: gammas, betas, running means,
 // running variances, norms and eps; and whether a forward would move some running statistics. A
 // list of tensors is empty where no norm has any, and has `empty` for those that have none. Running

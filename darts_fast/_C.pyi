@@ -22,7 +22,6 @@ def same_entries(
     missing: object,
 ) -> bool: ...
 def same_shapes(modules: list[nn.Module], shapes: list[tuple[torch.Size, ...]]) -> bool: ...
-def module_parameters(modules: list[nn.Conv2d], name: str) -> list[Tensor]: ...
 def norm_arguments(
     norms: list[nn.BatchNorm2d | None], empty: Tensor
 ) -> tuple[
@@ -44,3 +43,42 @@ class WrittenModules:
     def take(self, modules: list[nn.Module], places: list[int]) -> None: ...
     def forget(self, places: list[int]) -> None: ...
     def untouched(self, modules: list[nn.Module], replaced: tuple[type, ...]) -> bool: ...
+
+class CellCall:
+    def __init__(
+        self,
+        ops: list[int],
+        convolution_ops: list[int],
+        norm_ops: list[int],
+        inputs: int,
+        nodes: int,
+        multiplier: int,
+        stride: int,
+    ) -> None: ...
+    def run(
+        self,
+        convolutions: list[nn.Conv2d],
+        norms: list[nn.BatchNorm2d | None],
+        states: list[Tensor],
+        weights: Tensor,
+        active: list[bool] | None,
+        half_maps: bool,
+        cuda: bool,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]: ...
+
+class ReluConvNormCall:
+    def __init__(self, convolutions: int, stride: int) -> None: ...
+    def run(
+        self,
+        convolutions: tuple[nn.Conv2d, ...],
+        norm: nn.BatchNorm2d,
+        input: Tensor,
+        groups: int,
+    ) -> tuple[Tensor, Tensor, Tensor]: ...
+    def run_and_move(
+        self,
+        convolutions: tuple[nn.Conv2d, ...],
+        norm: nn.BatchNorm2d,
+        input: Tensor,
+        cuda: bool,
+    ) -> tuple[Tensor, tuple[Tensor, Tensor] | None]: ...
