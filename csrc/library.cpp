@@ -2,10 +2,13 @@
 // Every operator schema, and the facts of the build that are not operators.
 #include <pybind11/pybind11.h>
 #include <pybind11/stl.h>
+#include <torch/csrc/utils/pybind.h>
 #include <torch/library.h>
 
+#include "cell_call.h"
 #include "cpu/capability.h"
 #include "modules.h"
+#include "written.h"
 
 TORCH_LIBRARY(darts_fast, m) {
   m.def(
@@ -66,10 +69,29 @@ PYBIND11_MODULE(_C, m) {
   m.def("same_types", &darts_fast::same_types);
   m.def("same_entries", &darts_fast::same_entries);
   m.def("same_shapes", &darts_fast::same_shapes);
-  m.def("untouched_modules", &darts_fast::untouched_modules);
-  m.def("module_parameters", &darts_fast::module_parameters);
   m.def("norm_arguments", &darts_fast::norm_arguments);
   m.def("running_statistics", &darts_fast::running_statistics);
+  using darts_fast::CellCall, darts_fast::ReluConvNormCall;
+  pybind11::class_<CellCall>(m, "CellCall")
+      .def(pybind11::init<std::vector<int64_t>, std::vector<int64_t>, std::vector<int64_t>, int64_t,
+                          int64_t, int64_t, int64_t>())
+      .def("run", &CellCall::run);
+  pybind11::class_<ReluConvNormCall>(m, "ReluConvNormCall")
+      .def(pybind11::init<size_t, int64_t>())
+      .def("run", &ReluConvNormCall::run)
+      .def("run_and_move", &ReluConvNormCall::run_and_move);
+  using darts_fast::WrittenModules, darts_fast::WrittenTables;
+  pybind11::class_<WrittenTables>(m, "WrittenTables")
+      .def(pybind11::init<const pybind11::list&>())
+      .def("written", &WrittenTables::written)
+      .def("take", &WrittenTables::take)
+      .def("forget", &WrittenTables::forget);
+  pybind11::class_<WrittenModules>(m, "WrittenModules")
+      .def(pybind11::init<const pybind11::list&>())
+      .def("written", &WrittenModules::written)
+      .def("take", &WrittenModules::take)
+      .def("forget", &WrittenModules::forget)
+      .def("untouched", &WrittenModules::untouched);
 #if defined(DARTS_WITH_CUDA)
   m.attr("with_cuda") = true;
 #else

@@ -2,7 +2,6 @@
 // Autograd of mixed_cell, for every backend. A gradient is a call of mixed_cell_backward, whose own
 // derivative is registered in Python, like the fake kernels of both.
 #include <ATen/TensorSubclassLikeUtils.h>
-#include <ATen/core/dispatch/Dispatcher.h>
 #include <ATen/core/grad_mode.h>
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/csrc/autograd/forward_grad.h>
@@ -14,6 +13,7 @@
 #include <vector>
 
 #include "mixed_cell_checks.h"
+#include "operators.h"
 
 namespace darts_fast {
 namespace {
@@ -24,22 +24,12 @@ using OptionalTensor = std::optional<Tensor>;
 using torch::autograd::AutogradContext;
 using torch::autograd::variable_list;
 
-using Forward = std::tuple<Tensor, Tensor, Tensor, Tensor>;
-using ForwardOp = Forward(TensorList, const Tensor&, TensorList, TensorList, TensorList, TensorList,
-                          TensorList, at::IntArrayRef, at::IntArrayRef, at::ArrayRef<double>,
-                          int64_t, int64_t, int64_t, int64_t, int64_t, const OptionalTensor&,
-                          int64_t, bool);
 using Backward = std::tuple<std::vector<Tensor>, Tensor, std::vector<Tensor>, std::vector<Tensor>,
                             std::vector<Tensor>>;
 using BackwardOp = Backward(const Tensor&, const Tensor&, const Tensor&, const Tensor&, TensorList,
                             const Tensor&, TensorList, TensorList, TensorList, at::IntArrayRef,
                             at::IntArrayRef, at::ArrayRef<double>, int64_t, int64_t, int64_t,
                             int64_t, const OptionalTensor&, int64_t, c10::List<bool>);
-
-template <typename Op>
-c10::TypedOperatorHandle<Op> find_op(const char* name) {
-  return c10::Dispatcher::singleton().findSchemaOrThrow(name, "").typed<Op>();
-}
 
 // The arguments that have no gradient, and what a forward returns beside its output.
 struct Call {
@@ -105,7 +95,7 @@ void leave_out_inactive(std::vector<bool>& wanted, const Settings& s, const Tens
 // Without autograd.
 Tensor run(Call& call, TensorList states, const Tensor& weights, TensorList convolutions,
            TensorList gammas, TensorList betas) {
-  static const auto op = find_op<ForwardOp>("darts_fast::mixed_cell");
+  static const auto op = find_op<MixedCellOp>("darts_fast::mixed_cell");
   const at::AutoDispatchBelowADInplaceOrView below;
   Tensor output;
   std::tie(output, call.saved, call.mean, call.var) =
@@ -191,12 +181,12 @@ struct MixedCell : torch::autograd::Function<MixedCell> {
   }
 };
 
-Forward mixed_cell(TensorList states, const Tensor& weights, TensorList convolutions,
-                   TensorList gammas, TensorList betas, TensorList running_means,
-                   TensorList running_vars, at::IntArrayRef ops, at::IntArrayRef norms,
-                   at::ArrayRef<double> eps, int64_t nodes, int64_t multiplier, int64_t stride,
-                   int64_t groups, int64_t shared, const OptionalTensor& active, int64_t precision,
-                   bool save) {
+MixedCellResult mixed_cell(TensorList states, const Tensor& weights, TensorList convolutions,
+                           TensorList gammas, TensorList betas, TensorList running_means,
+                           TensorList running_vars, at::IntArrayRef ops, at::IntArrayRef norms,
+                           at::ArrayRef<double> eps, int64_t nodes, int64_t multiplier,
+                           int64_t stride, int64_t groups, int64_t shared,
+                           const OptionalTensor& active, int64_t precision, bool save) {
   Call call = {running_means, running_vars, ops,    norms,     eps,  nodes, multiplier, stride,
                groups,        shared,       active, precision, save, {},    {},         {}};
   const auto differentiable = [](TensorList list) {

@@ -3,46 +3,14 @@
 
 #include <torch/csrc/autograd/python_variable.h>
 
-#include <cmath>
-
+#include "module_state.h"
 #include "node_sum.h"
+#include "python_tables.h"
 
 namespace darts_fast {
 namespace {
 
 namespace py = pybind11;
-
-// An interned name, for look-ups by identity.
-struct Name {
-  explicit Name(const char* text) : key(PyUnicode_InternFromString(text)) {}
-  PyObject* key;
-};
-
-py::object attributes_of(PyObject* module) {
-  PyObject* attributes = PyObject_GenericGetDict(module, nullptr);
-  if (attributes == nullptr) throw py::error_already_set();
-  return py::reinterpret_steal<py::object>(attributes);
-}
-
-// Borrowed, or null where there is none.
-PyObject* find(PyObject* table, PyObject* key) {
-  PyObject* value = PyDict_GetItemWithError(table, key);
-  if (value == nullptr && PyErr_Occurred() != nullptr) throw py::error_already_set();
-  return value;
-}
-
-// Borrowed.
-PyObject* get(PyObject* table, PyObject* key) {
-  PyObject* value = find(table, key);
-  if (value == nullptr) throw py::key_error(py::str(key).cast<std::string>());
-  return value;
-}
-
-bool is_true(PyObject* value) {
-  const int truth = PyObject_IsTrue(value);
-  if (truth < 0) throw py::error_already_set();
-  return truth == 1;
-}
 
 bool has_items(PyObject* table) {
   return PyDict_Check(table) ? PyDict_Size(table) != 0 : is_true(table);
@@ -97,32 +65,6 @@ bool same_shape(PyObject* parameter, const py::handle& expected) {
   }
   return true;
 }
-
-// The state of one batch norm; tensors are null where there is none.
-struct NormState {
-  explicit NormState(PyObject* norm) : attributes(attributes_of(norm)) {
-    static const Name training_name("training"), parameters("_parameters"), buffers("_buffers"),
-        mean_name("running_mean"), var_name("running_var"), counter_name("num_batches_tracked"),
-        weight("weight"), bias("bias"), tracks("track_running_stats");
-    PyObject* own = get(attributes.ptr(), parameters.key);
-    gamma = tensor(get(own, weight.key));
-    beta = tensor(get(own, bias.key));
-    PyObject* kept = get(attributes.ptr(), buffers.key);
-    mean = tensor(get(kept, mean_name.key));
-    var = tensor(get(kept, var_name.key));
-    counter = tensor(get(kept, counter_name.key));
-    training = is_true(get(attributes.ptr(), training_name.key));
-    moves = training && is_true(get(attributes.ptr(), tracks.key));
-  }
-
-  static PyObject* tensor(PyObject* value) { return value == Py_None ? nullptr : value; }
-
-  bool keeps() const { return mean != nullptr && var != nullptr; }
-
-  py::object attributes;
-  PyObject *gamma, *beta, *mean, *var, *counter;
-  bool training, moves;
-};
 
 // Tensors in order, `empty` for those that are not there; an empty list if none is.
 class Tensors {
@@ -211,33 +153,23 @@ bool same_shapes(const py::list& modules, const py::list& shapes) {
   return true;
 }
 
-bool untouched_modules(const py::list& modules, const py::tuple& replaced) {
-  static const Name forward("forward");
-  static const Name hooks[] = {Name("_forward_hooks"), Name("_forward_pre_hooks"),
-                               Name("_backward_hooks"), Name("_backward_pre_hooks")};
-  for (const py::handle module : modules) {
-    const py::object attributes = attributes_of(module.ptr());
-    for (const Name& name : hooks) {
-      if (has_items(get(attributes.ptr(), name.key))) return false;
-    }
-    PyObject* own = find(attributes.ptr(), forward.key);
-    if (own != nullptr && !is_instance(own, replaced)) return false;
-  }
-  return true;
+const std::array<Name, 4>& hook_names() {
+  static const std::array<Name, 4> names = {Name("_forward_hooks"), Name("_forward_pre_hooks"),
+                                            Name("_backward_hooks"), Name("_backward_pre_hooks")};
+  return names;
 }
 
-py::list module_parameters(const py::list& modules, const py::str& name) {
-  static const Name parameters("_parameters");
-  py::list found;
-  for (const py::handle module : modules) {
-    const py::object attributes = attributes_of(module.ptr());
-    found.append(py::handle(get(get(attributes.ptr(), parameters.key), name.ptr())));
+bool untouched_module(PyObject* module, const py::tuple& replaced) {
+  static const Name forward("forward");
+  const py::object attributes = attributes_of(module);
+  for (const Name& name : hook_names()) {
+    if (has_items(get(attributes.ptr(), name.key))) return false;
   }
-  return found;
+  PyObject* own = find(attributes.ptr(), forward.key);
+  return own == nullptr || is_instance(own, replaced);
 }
 
 py::tuple norm_arguments(const py::list& norms, const py::object& empty) {
-  static const Name eps_name("eps");
   Tensors gammas(empty), betas(empty), means(empty), variances(empty);
   py::list kinds, eps;
   bool moving = false;
@@ -248,14 +180,15 @@ py::tuple norm_arguments(const py::list& norms, const py::object& empty) {
       eps.append(0.0);
       continue;
     }
-    const NormState state(norm.ptr());
-    const bool batch = state.training || state.mean == nullptr;
+    NormSeen seen;
+    const NormState& state = seen.of(norm.ptr());
+    const bool batch = state.is_batch();
     gammas.add(state.gamma);
     betas.add(state.beta);
     means.add(batch ? nullptr : state.mean);
     variances.add(batch ? nullptr : state.var);
     kinds.append(static_cast<int64_t>(batch ? Norm::kBatch : Norm::kRunning));
-    eps.append(py::handle(get(state.attributes.ptr(), eps_name.key)));
+    eps.append(state.eps);
     moving = moving || (state.moves && state.keeps());
   }
   return py::make_tuple(gammas.found(), betas.found(), means.found(), variances.found(), kinds, eps,
@@ -263,19 +196,17 @@ py::tuple norm_arguments(const py::list& norms, const py::object& empty) {
 }
 
 py::tuple running_statistics(const py::list& norms, const py::object& empty, bool all) {
-  static const Name momentum_name("momentum");
   Tensors means(empty), variances(empty), counters(empty);
   py::list momenta;
-  const py::float_ nan(std::nan(""));
   for (const py::handle norm : norms) {
     if (!norm.is_none()) {
-      const NormState state(norm.ptr());
+      NormSeen seen;
+      const NormState& state = seen.of(norm.ptr());
       if (state.keeps() && (all || state.moves)) {
         means.add(state.mean);
         variances.add(state.var);
         counters.add(state.counter);
-        PyObject* momentum = get(state.attributes.ptr(), momentum_name.key);
-        momenta.append(py::handle(momentum == Py_None ? nan.ptr() : momentum));
+        momenta.append(state.momentum);
         continue;
       }
     }

@@ -6,6 +6,10 @@
 
 #include <pybind11/pybind11.h>
 
+#include <array>
+
+#include "python_tables.h"
+
 namespace darts_fast {
 
 // Whether modules[i] still has the class types[i] and its children are children[i], the very
@@ -28,13 +32,12 @@ bool same_entries(const pybind11::list& tables, const pybind11::list& keys,
 // Whether the parameters of modules[i] that are there have, in order, the shapes of shapes[i].
 bool same_shapes(const pybind11::list& modules, const pybind11::list& shapes);
 
-// Whether calling any of the modules does no more than the forward of its class: it has no hooks,
-// and no forward of its own but of one of the types `replaced`, which compute what the class's
-// does.
-bool untouched_modules(const pybind11::list& modules, const pybind11::tuple& replaced);
+// Whether calling a module does no more than the forward of its class: it has no hooks, and no
+// forward of its own but of one of the types `replaced`, which compute what the class's does.
+bool untouched_module(PyObject* module, const pybind11::tuple& replaced);
 
-// The parameter `name` of every module.
-pybind11::list module_parameters(const pybind11::list& modules, const pybind11::str& name);
+// The attributes that hold hooks.
+const std::array<Name, 4>& hook_names();
 
 // Of every batch norm (None: none at all) what mixed_cell takes: gammas, betas, running means,
 // running variances, norms and eps; and whether a forward would move some running statistics. A

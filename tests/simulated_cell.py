@@ -9,8 +9,6 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -19,9 +17,6 @@ from simt_build import Build, missing_tools
 from simulator import Order, Simulated
 
 import darts_fast
-from darts_fast import _ops
-from darts_fast._ops import _relu_conv_norm
-from darts_fast._ops._direct import direct
 
 MARKS = [
     pytest.mark.filterwarnings("error"),
@@ -31,6 +26,11 @@ MARKS = [
         reason="needs g++, objcopy and a build without CUDA",
     ),
 ]
+
+_OPS = (
+    *("mixed_cell", "mixed_cell_backward", "relu_conv_norm", "relu_conv_norm_backward"),
+    "move_running_statistics",
+)
 
 _KERNELS = ["cuda/running_statistics_kernels.cu"]
 _BINDINGS = [
@@ -47,29 +47,9 @@ class SimulatedCell(Simulated):
 
     @contextmanager
     def replacing(self) -> Iterator[None]:
-        """The emulated kernels in the place of the CPU's, for all that is called in Python."""
-        with pytest.MonkeyPatch.context() as patch, self.registered("mixed_cell"):
-            self._replace_op(patch, _relu_conv_norm, "relu_conv_norm")
-            move = _ops.move_running_statistics
-            patch.setattr(
-                _ops, "move_running_statistics", lambda *arguments: self.call(move, *arguments)
-            )
+        """The emulated kernels in the place of the CPU's, which are found by their key."""
+        with self.registered(*_OPS):
             yield
-
-    def _replace_op(self, patch: pytest.MonkeyPatch, module: ModuleType, name: str) -> None:
-        forward, backward = getattr(module, name), getattr(module, f"{name}_backward")
-
-        def simulated_forward(*arguments: Any) -> Any:
-            return self.call(forward, *arguments)
-
-        def simulated_backward(*arguments: Any) -> Any:
-            return self.call(backward, *arguments)
-
-        # The registered formula, which finds the backward by its name.
-        patch.setattr(module, f"{name}_backward", simulated_backward)
-        function = direct(simulated_forward, module._setup, module._autograd)
-        patch.setattr(_ops, f"call_{name}", function)
-        patch.setattr(_ops, name, simulated_forward)
 
 
 def library_folder() -> Path:

@@ -26,6 +26,6 @@ def backend() -> Iterator[Simulated]:
     simulated = _simulated()
     simulated.set_order(Order.SHUFFLED)
     torch.use_deterministic_algorithms(True)  # fills what torch.empty allocates
-    with simulated.registered("conv_blocks"):
+    with simulated.registered("conv_blocks", "conv_blocks_backward"):
         yield simulated
     torch.use_deterministic_algorithms(False)

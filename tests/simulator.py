@@ -130,10 +130,10 @@ class Simulated:
         return result
 
     @contextmanager
-    def registered(self, name: str) -> Iterator[None]:
-        """An op's kernels in the place of the CPU's, where its autograd finds them by their key."""
+    def registered(self, *names: str) -> Iterator[None]:
+        """Ops' kernels in the place of the CPU's, where they are found by their key."""
         library = torch.library.Library("darts_fast", "IMPL")
-        for each in (name, f"{name}_backward"):
+        for each in names:
             op = getattr(torch.ops.darts_fast, each).default
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", UserWarning)  # that it takes another's place

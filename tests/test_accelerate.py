@@ -6,16 +6,16 @@ from __future__ import annotations
 import copy
 import logging
 import pickle
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 import pytest
 import torch
+from native_calls import observed
 from originals import darts, darts_pt, nasbench201
 from originals.operations import PRIMITIVES
 from torch import Tensor, nn
 
 import darts_fast
-from darts_fast import _ops
 from darts_fast.nn import build_supernet
 
 RULES = ("multiply", "skip")
@@ -65,17 +65,11 @@ def table(kind: str, edges: int = 5) -> Tensor:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+def calls() -> Iterator[list[int]]:
     """Grows by one number, its count of operations, for every call of the native op."""
     widths: list[int] = []
-    op = _ops.mixed_cell
-
-    def counted(states: list[Tensor], weights: Tensor, *rest: object) -> object:
-        widths.append(weights.numel())
-        return op(states, weights, *rest)
-
-    monkeypatch.setattr(_ops, "mixed_cell", counted)
-    return widths
+    with observed("mixed_cell", lambda _, states, weights, *rest: widths.append(weights.numel())):
+        yield widths
 
 
 def assert_same(actual: nn.Module, expected: nn.Module, *inputs: Tensor) -> None:

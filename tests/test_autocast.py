@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable
-from typing import cast
+from typing import Any, cast
 
 import pytest
 import torch
@@ -13,7 +13,7 @@ from cell_cases import BackwardCalls
 from closeness import assert_close
 from torch import Tensor, nn
 
-from darts_fast import _ops
+from darts_fast import _C
 from darts_fast.backend import use_backend
 from darts_fast.nn import Cell, MixedOp, build_supernet
 from darts_fast.nn.nasbench201 import NAS201SearchCell
@@ -29,15 +29,16 @@ def images(*shape: int, seed: int = 1) -> Tensor:
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch) -> Calls:
-    """Dtype of the states and number of operations of every call of the native cell."""
+    """Dtype of the states and number of operations of every native call of a cell."""
     seen: Calls = []
-    op = _ops.mixed_cell
+    run = _C.CellCall.run
 
-    def counted(states: list[Tensor], weights: Tensor, *rest: object) -> object:
+    def counted(call: _C.CellCall, *arguments: Any) -> object:
+        _, _, states, weights, *_ = arguments
         seen.append((states[0].dtype, weights.numel()))
-        return op(states, weights, *rest)
+        return run(call, *arguments)
 
-    monkeypatch.setattr(_ops, "mixed_cell", counted)
+    monkeypatch.setattr(_C.CellCall, "run", counted)
     return seen
 
 

@@ -7,16 +7,16 @@ import copy
 import gc
 import pickle
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 import torch
 from closeness import assert_close
+from native_calls import observed
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from darts_fast import _ops
 from darts_fast.backend import use_backend
 from darts_fast.nn import Cell, MixedOp, Network, TinyNetwork, build_supernet
 from darts_fast.nn.nasbench201 import NAS201SearchCell
@@ -82,18 +82,16 @@ def cell_inputs(net: Cell) -> list[Tensor]:
 
 
 @pytest.fixture
-def calls(monkeypatch: pytest.MonkeyPatch) -> list[tuple[int, bool]]:
+def calls() -> Iterator[list[tuple[int, bool]]]:
     """For every call of the native op how many operations it had and whether it saved for
     backward."""
     seen: list[tuple[int, bool]] = []
-    op = _ops.mixed_cell
 
-    def counted(states: list[Tensor], weights: Tensor, *rest: object) -> object:
+    def see(_: Any, states: list[Tensor], weights: Tensor, *rest: Any) -> None:
         seen.append((weights.numel(), rest[-1]))
-        return op(states, weights, *rest)
 
-    monkeypatch.setattr(_ops, "mixed_cell", counted)
-    return seen
+    with observed("mixed_cell", see):
+        yield seen
 
 
 def run(module: nn.Module, *inputs: Tensor, backend: str = "fused") -> Results:

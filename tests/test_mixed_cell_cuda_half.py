@@ -217,7 +217,7 @@ def conv_arguments(kernel: int, stride: int) -> tuple[Tensor, list[Tensor], Tens
 @HALVES
 @pytest.mark.parametrize(("kernel", "stride"), [(1, 1), (3, 2)])
 def test_relu_conv_norm(backend, kernel, stride, dtype):
-    with backend.registered("relu_conv_norm"):
+    with backend.registered("relu_conv_norm", "relu_conv_norm_backward"):
         compare_relu_conv_norm(kernel, stride, dtype)
 
 

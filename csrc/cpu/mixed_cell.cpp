@@ -65,9 +65,8 @@ template <typename T, typename M>
 void run_groups(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& all,
                 int64_t at_once) {
   const CellShape& s = all.plan.shape;
-  const CellArguments<T, M>& arguments = all;
   const int64_t period = kernel.period(s.channels);
-  run_phase(kernel.pack, arguments, s.blocks, all.packed_stride);
+  run_phase(kernel.pack, all, s.blocks, all.packed_stride);
   std::vector<const T*> states(all.states, all.states + s.inputs);
   CellForward<T, M> p = all;
   p.states = states.data();
@@ -190,11 +189,10 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
 template <typename T, typename M>
 void run_backward(const MixedCellKernels<T, M>& kernel, const CellBackward<T, M>& p) {
   const CellShape& s = p.plan.shape;
-  const CellArguments<T, M>& arguments = p;
   const int64_t chunks = s.groups * ((s.images + p.chunk_images - 1) / p.chunk_images);
   const int64_t work = state_work(s) * p.chunk_images;
   const int64_t norm_work = s.images * s.channels * 4;
-  run_phase(kernel.pack, arguments, s.blocks, p.packed_stride);
+  run_phase(kernel.grad_pack, p, s.blocks, p.packed_stride);
   run_phase(kernel.prepare, p, s.groups * s.norms, s.channels * 8);
   for (int64_t index = p.plan.part_count; index >= 0; --index) {
     const CellStep<CellBackward<T, M>> step = {&p, index, false};

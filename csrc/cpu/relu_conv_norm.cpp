@@ -92,8 +92,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
     p.mean = write_pointer<scalar_t>(mean);
     p.var = write_pointer<scalar_t>(var);
     p.output = write_pointer<scalar_t>(output);
-    const ReluConvNorm<scalar_t>& shared = p;
-    run_phase(kernel.pack, shared, 1, 1);
+    run_phase(kernel.pack, p, 1, 1);
     run_phase(kernel.convolve, p, images, image_work(s));
     run_phase(kernel.merge, p, groups, a.images * s.out_channels);
     run_phase(kernel.normalise, p, images, s.out_height * s.out_width * s.out_channels);
@@ -164,8 +163,7 @@ Backward relu_conv_norm_backward(const Tensor& grad_output, const Tensor& input,
     p.grad_second = weights.size() == 2 ? write_pointer<scalar_t>(grad_weights[1]) : nullptr;
     p.grad_gamma = write_pointer<scalar_t>(grad_gamma);
     p.grad_beta = write_pointer<scalar_t>(grad_beta);
-    const ReluConvNorm<scalar_t>& shared = p;
-    run_phase(kernel.pack, shared, 1, 1);
+    run_phase(kernel.grad_pack, p, 1, 1);
     run_phase(kernel.reduce, p, images, s.out_height * s.out_width * s.out_channels);
     run_phase(kernel.merge_sums, p, groups, a.images * s.out_channels);
     run_phase(kernel.grad_convolve, p, chunks, image_work(s) * 2 * p.chunk_images);

@@ -8,15 +8,10 @@ functions with argument checks are in `darts_fast.functional`.
 from darts_fast._ops._conv_blocks import conv_blocks, conv_blocks_backward
 from darts_fast._ops._mixed_cell import mixed_cell, mixed_cell_backward
 from darts_fast._ops._node_sum import node_sum, node_sum_backward
-from darts_fast._ops._relu_conv_norm import (
-    call_relu_conv_norm,
-    relu_conv_norm,
-    relu_conv_norm_backward,
-)
+from darts_fast._ops._relu_conv_norm import relu_conv_norm, relu_conv_norm_backward
 from darts_fast._ops._running_statistics import move_running_statistics
 
 __all__ = [
-    "call_relu_conv_norm",
     "conv_blocks",
     "conv_blocks_backward",
     "mixed_cell",

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: Apache-2.0
-"""relu_conv_norm: fake kernels, autograd with its second derivative, autocast."""
+"""relu_conv_norm: fake kernels, second derivative, autocast; its first one is that of the
+extension."""
 
 from __future__ import annotations
 
@@ -12,10 +13,9 @@ from torch import Tensor
 from darts_fast import _extension as _extension  # registers the schemas
 from darts_fast import reference
 from darts_fast._ops._autocast import register_autocast
-from darts_fast._ops._direct import direct
-from darts_fast._ops._replay import flags, second_derivative
+from darts_fast._ops._replay import second_derivative
 
-__all__ = ["call_relu_conv_norm", "relu_conv_norm", "relu_conv_norm_backward"]
+__all__ = ["relu_conv_norm", "relu_conv_norm_backward"]
 
 relu_conv_norm = torch.ops.darts_fast.relu_conv_norm.default
 relu_conv_norm_backward = torch.ops.darts_fast.relu_conv_norm_backward.default
@@ -77,29 +77,6 @@ def _backward_fake(
     return grad_input, grad_weights, grad_gamma, grad_beta
 
 
-def _setup(ctx: Any, inputs: tuple[Any, ...], output: tuple[Any, ...]) -> None:
-    x, weights, gamma, beta, _, _, *settings = inputs
-    _, raw, mean, var = output
-    ctx.mark_non_differentiable(raw, mean, var)
-    ctx.set_materialize_grads(False)
-    ctx.save_for_backward(x, raw, mean, var, *weights, gamma, beta)
-    ctx.settings = settings
-
-
-def _autograd(ctx: Any, grad_output: Tensor | None, *_: Tensor | None) -> tuple[Any, ...]:
-    x, raw, mean, var, *weights, gamma, beta = ctx.saved_tensors
-    need_input, need_weights, *need_affine = ctx.needs_input_grad[:4]
-    mask = [bool(need_input), *flags(need_weights, len(weights)), *map(bool, need_affine)]
-    kept: list[Tensor | None] = [None] * len(mask)
-    if grad_output is not None:
-        grad_input, grad_weights, *grad_affine = relu_conv_norm_backward(
-            *(grad_output, x, raw, mean, var, weights, gamma, beta, *ctx.settings, mask)
-        )
-        flat = [grad_input, *grad_weights, *grad_affine]
-        kept = [grad if want else None for grad, want in zip(flat, mask, strict=True)]
-    return kept[0], kept[1:-2], *kept[-2:], *(None,) * 6
-
-
 def _backward_setup(ctx: Any, inputs: tuple[Any, ...], output: Any) -> None:
     grad_output, x, _, mean, var, weights, gamma, beta, *settings, mask = inputs
     ctx.set_materialize_grads(False)
@@ -139,9 +116,7 @@ def _backward_autograd(
     return grad, grads[0], None, None, None, grads[1:-2], *grads[-2:], *(None,) * 5
 
 
-torch.library.register_autograd("darts_fast::relu_conv_norm", _autograd, setup_context=_setup)
 torch.library.register_autograd(
     "darts_fast::relu_conv_norm_backward", _backward_autograd, setup_context=_backward_setup
 )
-call_relu_conv_norm = direct(relu_conv_norm, _setup, _autograd)
 register_autocast("darts_fast::relu_conv_norm")

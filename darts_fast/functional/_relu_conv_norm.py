@@ -67,7 +67,7 @@ def relu_conv_norm(
     channels = _check_weights(x, weights, stride)
     _check_norm(x, norm, channels, stride, groups)
     running = norm.kind == "running"
-    function = _ops.call_relu_conv_norm if backend() == "fused" else reference.relu_conv_norm
+    function = _ops.relu_conv_norm if backend() == "fused" else reference.relu_conv_norm
     output, _, mean, var = function(
         x,
         list(weights),

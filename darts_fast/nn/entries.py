@@ -8,7 +8,7 @@ object are values compared.
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -27,6 +27,7 @@ class Entries:
         self._tables: list[dict[str, Any]] = []
         self._keys: list[tuple[str, ...]] = []
         self._values: list[tuple[object, ...]] = []
+        self._seen: _C.WrittenTables | None = None
 
     def add(self, table: dict[str, Any], keys: Iterable[str]) -> None:
         """What stands, or does not stand, in a table under some keys now."""
@@ -35,14 +36,32 @@ class Entries:
             self._tables.append(table)
             self._keys.append(names)
             self._values.append(_under(table, names))
+            self._seen = None
 
     def same(self) -> bool:
-        if _C.same_entries(self._tables, self._keys, self._values, MISSING):
+        if self._seen is None:
+            self._seen = _C.WrittenTables(self._tables)
+        places = self._seen.written()
+        if not places:
             return True
-        now = [_under(*each) for each in zip(self._tables, self._keys, strict=True)]
-        if not all(map(is_same, now, self._values)):
+        # First: what is written from here on is found next time.
+        self._seen.take(self._tables, places)
+        if self._same_at(places):
+            return True
+        self._seen.forget(places)
+        return False
+
+    def _same_at(self, places: Sequence[int]) -> bool:
+        tables = [self._tables[i] for i in places]
+        keys = [self._keys[i] for i in places]
+        values = [self._values[i] for i in places]
+        if _C.same_entries(tables, keys, values, MISSING):
+            return True
+        now = [_under(*each) for each in zip(tables, keys, strict=True)]
+        if not all(map(is_same, now, values)):
             return False
-        self._values = now
+        for i, found in zip(places, now, strict=True):
+            self._values[i] = found
         return True
 
     def items(self) -> Iterator[tuple[str, object]]:

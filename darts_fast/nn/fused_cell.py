@@ -12,14 +12,14 @@ from typing import NamedTuple, cast
 import torch
 from torch import Tensor, nn
 
-from darts_fast import _C, _ops
+from darts_fast import _C
 from darts_fast.backend import backend, cuda_kernels
 from darts_fast.functional import ReluConvNorm, update_running_statistics
 from darts_fast.functional._checks import map_precision
 from darts_fast.functional._statistics import move_running_statistics
-from darts_fast.nn.blocks import moves
 from darts_fast.nn.node import KERNEL_DTYPES, runs_fused
 from darts_fast.nn.plan import CellPlan, current_parts, current_plan
+from darts_fast.reference import PRECISION_FULL
 
 
 def runs_native(x: Tensor, weights: Tensor | None = None) -> bool:
@@ -74,89 +74,64 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
     Args: states, the inputs [N, C, H, W], which the plan takes; weights, one per operation in the
     order of the plan, any shape; zero, what a weight of exactly 0 means ("multiply" or "skip").
     """
-    weights = weights.reshape(1, -1)
-    inputs = list(states)
-    convolutions = _C.module_parameters(plan.convolutions, "weight")
-    norms = plan.norms
-    runs = [True] * plan.width if zero == "multiply" else [w != 0.0 for w in weights[0].tolist()]
     active = None
-    given = norm_arguments(norms, weights)
-    gammas, betas = given.gammas, given.betas
-    if not all(runs):
-        active = torch.tensor([runs])
-        live, reached = plan.live(runs)
-        convolutions = _attached(convolutions, plan.convolution_ops, live)
-        gammas = gammas and _attached(gammas, plan.norm_ops, live)
-        betas = betas and _attached(betas, plan.norm_ops, live)
-        inputs = [x if reached[i] else x.detach() for i, x in enumerate(inputs)]
-        norms = [norm if runs[k] else None for norm, k in zip(norms, plan.norm_ops, strict=True)]
-    differentiable = torch.is_grad_enabled() and any(
-        tensor.requires_grad for tensor in (weights, *inputs, *convolutions, *gammas, *betas)
+    if zero == "skip":
+        active = [weight != 0.0 for weight in weights.flatten().tolist()]
+        active = None if all(active) else active
+    half_maps = map_precision(states[0], save=True) != PRECISION_FULL
+    output, unmoved = plan.call.run(
+        *(plan.convolutions, plan.norms, list(states), weights, active),
+        *(half_maps, cuda_kernels()),
     )
-    output: Tensor
-    output, _, mean, var = _ops.mixed_cell(
-        inputs,
-        weights,
-        convolutions,
-        gammas,
-        betas,
-        given.running_means,
-        given.running_vars,
-        plan.ops,
-        given.kinds,
-        given.eps,
-        plan.nodes,
-        plan.multiplier,
-        plan.stride,
-        1,
-        0,
-        active,
-        map_precision(states[0], save=differentiable),
-        differentiable,
-    )
-    if given.moves:
+    if unmoved is not None:
+        mean, var = unmoved
+        runs = active or [True] * len(plan.ops)
+        norms = [
+            norm if runs[k] else None for norm, k in zip(plan.norms, plan.norm_ops, strict=True)
+        ]
         count = output.numel() // output.shape[1]
-        move_running_statistics(norms, mean[0], var[0], count, training_only=True)
+        move_running_statistics(norms, mean, var, count, training_only=True)
     return output
 
 
 def run_preprocess(module: nn.Module, x: Tensor, *, by_structure: bool = False) -> Tensor:
     """module(x); a `ReLUConvBN` or `FactorizedReduce` as one native call where it says the same."""
-    found = native_preprocess(module, x, by_structure=by_structure) if runs_native(x) else None
+    found = _native_parts(module, x, by_structure) if runs_native(x) else None
     if found is None:
         return cast(Tensor, module(x))
-    out, norm = found
-    if moves(norm):
-        count = out.output.numel() // out.output.shape[1]
-        update_running_statistics([norm], out.mean, out.var, count)
-    return out.output
+    call, convolutions, norm = found
+    output, unmoved = call.run_and_move(convolutions, norm, x, cuda_kernels())
+    if unmoved is not None:
+        count = output.numel() // output.shape[1]
+        update_running_statistics([norm], *unmoved, count)
+    return output
 
 
 def native_preprocess(
-    module: nn.Module, x: Tensor, *, groups: int = 1, by_structure: bool = False
+    module: nn.Module, x: Tensor, *, groups: int = 1
 ) -> tuple[ReluConvNorm, nn.BatchNorm2d] | None:
     """A `ReLUConvBN` or `FactorizedReduce` as one native call and the norm in it, whose running
     statistics stay; None where only the module says what it computes.
     """
+    found = _native_parts(module, x, False)
+    if found is None:
+        return None
+    call, convolutions, norm = found
+    return ReluConvNorm(*call.run(convolutions, norm, x, groups)), norm
+
+
+def _native_parts(
+    module: nn.Module, x: Tensor, by_structure: bool
+) -> tuple[_C.ReluConvNormCall, tuple[nn.Conv2d, ...], nn.BatchNorm2d] | None:
+    """The native call of a preprocessing and what it is given; None where there is none for x."""
     parts = current_parts(module, by_structure=by_structure)
     if (
         parts is None
-        or parts.kind not in ("dense", "factorized_reduce")
+        or parts.call is None
         or (parts.kind == "factorized_reduce" and (x.shape[2] % 2 or x.shape[3] % 2))
     ):
         return None
-    norm = cast(nn.BatchNorm2d, parts.norms[0])
-    given = norm_arguments([norm], x)
-    output, _, mean, var = _ops.call_relu_conv_norm(
-        x,
-        _C.module_parameters(list(parts.convolutions), "weight"),
-        *(values[0] if values else None for values in given[:4]),
-        given.kinds[0],
-        given.eps[0],
-        parts.stride,
-        groups,
-    )
-    return ReluConvNorm(output, mean, var), norm
+    return parts.call, parts.convolutions, cast(nn.BatchNorm2d, parts.norms[0])
 
 
 class NormArguments(NamedTuple):
@@ -175,12 +150,3 @@ class NormArguments(NamedTuple):
 def norm_arguments(norms: list[nn.BatchNorm2d | None], like: Tensor) -> NormArguments:
     """The norms as the native op takes them. Args: like, of the dtype and device of the maps."""
     return NormArguments(*_C.norm_arguments(norms, like.new_empty(0)))
-
-
-def _attached(
-    tensors: Sequence[Tensor], owners: Sequence[int], live: Sequence[bool]
-) -> list[Tensor]:
-    """Parameters of operations that are not live without their history: they get no gradient."""
-    return [
-        tensor if live[k] else tensor.detach() for tensor, k in zip(tensors, owners, strict=True)
-    ]

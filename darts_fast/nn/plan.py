@@ -8,6 +8,7 @@ untouched has no plan and runs as the module it is.
 
 from __future__ import annotations
 
+import functools
 import operator
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
@@ -16,6 +17,7 @@ from weakref import WeakKeyDictionary
 
 from torch import Tensor, nn
 
+from darts_fast import _C
 from darts_fast.nn import nasbench201_operations, operations
 from darts_fast.nn.entries import Classes
 from darts_fast.nn.watch import Store, children_of, current
@@ -62,6 +64,13 @@ class Parts:
     """One per norm slot of the kind; None for a pool that has no batch norm."""
     channels: tuple[int, int] | None = None
     """In and out, or None where any number will do."""
+
+    @functools.cached_property
+    def call(self) -> _C.ReluConvNormCall | None:
+        """What runs it as `relu_conv_norm`, with what it has seen of the modules, or None."""
+        if self.kind not in ("dense", "factorized_reduce"):
+            return None
+        return _C.ReluConvNormCall(len(self.convolutions), self.stride)
 
     @property
     def kernel(self) -> int:
@@ -281,20 +290,13 @@ class CellPlan:
         """Whether a state x [N, C, H, W] has a size that all operations have a native form for."""
         return not self.halves or (x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0)
 
-    def live(self, active: Sequence[bool]) -> tuple[list[bool], list[bool]]:
-        """Which operations reach the output if only `active` ones run, and which states do.
-
-        What does not reach it has no gradient at all (None, not 0), as in plain PyTorch.
-        """
-        states = self.inputs + self.nodes
-        reached = [state >= states - self.multiplier for state in range(states)]
-        live = [False] * self.width
-        by_node = sorted(range(self.width), key=lambda k: -self.ops[5 * k + 1])
-        for k in by_node:
-            source, node = self.ops[5 * k : 5 * k + 2]
-            if active[k] and reached[node]:
-                live[k] = reached[source] = True
-        return live, reached
+    @functools.cached_property
+    def call(self) -> _C.CellCall:
+        """What runs it, with what it has seen of the modules."""
+        return _C.CellCall(
+            *(self.ops, self.convolution_ops, self.norm_ops),
+            *(self.inputs, self.nodes, self.multiplier, self.stride),
+        )
 
 
 def plan_cell(

@@ -58,6 +58,8 @@ class Watch:
         self._children = [
             list(module._modules.values()) if module._modules else None for module in self.modules
         ]
+        self._attributes = [vars(module) for module in self.modules]
+        self._seen = _C.WrittenModules(self.modules)
         self.classes = Classes((*self._types, *kinds))
         self.settings = Entries()
         read = {kind: names_read(kind) for kind in dict.fromkeys(self._types)}
@@ -74,10 +76,27 @@ class Watch:
         """Whether these and all modules below are those that were there at the start."""
         return (
             list(roots) == self._roots
-            and _C.same_modules(self.modules, self._types, self._children)
+            and self._same_modules()
             and self.classes.same()
             and self.settings.same()
         )
+
+    def _same_modules(self) -> bool:
+        places = self._seen.written(self.modules)
+        if not places:
+            return True
+        # First: what is written from here on is found next time.
+        self._seen.take(self.modules, places)
+        modules = [self.modules[i] for i in places]
+        types = [self._types[i] for i in places]
+        children = [self._children[i] for i in places]
+        # Settings are looked up in the dictionaries that were there at the start.
+        if _C.same_modules(modules, types, children) and all(
+            vars(self.modules[i]) is self._attributes[i] for i in places
+        ):
+            return True
+        self._seen.forget(places)
+        return False
 
     def items(self) -> Iterator[tuple[str, object]]:
         """Classes, and values by name, in an order that is the same for a copy."""
@@ -91,7 +110,7 @@ class Watch:
 
         Args: replaced, types of instance attributes `forward` that compute what the class's does.
         """
-        return _C.untouched_modules(self.modules, replaced)
+        return self._seen.untouched(self.modules, replaced)
 
 
 def _all_modules(root: nn.Module) -> list[nn.Module]:

@@ -205,63 +205,6 @@ static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
   }
 }
 
-// Sums `size` elements of rows of partial gradients in their order, in double: for every run of at
-// most kRun elements write(first element, sums, how many). `counts(r)` says whether a row was
-// written.
-template <typename T, typename Counts, typename Write>
-static inline void sum_partial_rows(const T* partial, int64_t stride, int64_t rows, int64_t size,
-                                    Counts counts, Write write) {
-  constexpr int64_t kRun = 64;
-  for (int64_t first = 0; first < size; first += kRun) {
-    const int64_t run = size - first < kRun ? size - first : kRun;
-    double sums[kRun] = {};
-    for (int64_t r = 0; r < rows; ++r) {
-      if (!counts(r)) continue;
-      const T* from = partial + r * stride + first;
-      for (int64_t i = 0; i < run; ++i) sums[i] += from[i];
-    }
-    write(first, sums, run);
-  }
-}
-
-// The weight gradients of a block, in the layout of its weights (pack_block), from `rows` rows of
-// BlockGradients; a null output is one that nobody asked for.
-template <typename T, typename Counts>
-static void sum_block_gradients(const BlockShape& s, const ConvBlock& block, const T* partial,
-                                int64_t stride, int64_t rows, Counts counts, T* first, T* second) {
-  const PackedBlock<T> p = packed_block<T>(s, block, nullptr);
-  const int64_t period = pattern_period<T>(s.channels);
-  const int64_t taps = block_taps(block);
-  if (block.kind == ConvKind::kSeparable && first != nullptr) {
-    for (int64_t i = 0; i < s.channels * taps; ++i) first[i] = T(0);
-    for (int64_t tap = 0; tap < taps; ++tap) {
-      sum_partial_rows(partial + tap * period, stride, rows, period, counts,
-                       [&](int64_t at, const double* sums, int64_t run) {
-                         int64_t c = at % s.channels;
-                         for (int64_t i = 0; i < run; ++i) {
-                           first[c * taps + tap] += static_cast<T>(sums[i]);
-                           if (++c == s.channels) c = 0;
-                         }
-                       });
-    }
-  }
-  const T* matrices = partial + depthwise_grad_size<T>(s, block);
-  for (int64_t tap = 0; tap < p.dense_taps; ++tap) {
-    const TapMatrix<T> m = tap_matrix<T>(s, block, first, second, tap);
-    if (m.from == nullptr) continue;
-    for (int64_t ci = 0; ci < s.channels; ++ci) {
-      const T* row = matrices + tap * p.matrix + ci * p.row + m.begin;
-      sum_partial_rows(row, stride, rows, m.end - m.begin, counts,
-                       [&](int64_t at, const double* sums, int64_t run) {
-                         T* out = m.from + at * m.co_stride + ci * m.ci_stride;
-                         for (int64_t i = 0; i < run; ++i) {
-                           out[i * m.co_stride] = static_cast<T>(sums[i]);
-                         }
-                       });
-    }
-  }
-}
-
 // A row of dL/dx (added to what is there, or not): the sum where the tile, the input behind its
 // ReLU, is not 0.
 template <typename T, bool kAdd>

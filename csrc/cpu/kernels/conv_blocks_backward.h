@@ -7,6 +7,7 @@
 
 #include "cpu/kernels/conv_block_backward.h"
 #include "cpu/kernels/conv_blocks_forward.h"
+#include "cpu/kernels/weight_sums.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
@@ -53,8 +54,8 @@ static void conv_backward_pack(const ConvBlocksBackward<T>& p, int64_t begin, in
   for (int64_t b = begin; b < end; ++b) {
     if (p.grad_outputs[b] == nullptr) continue;
     const bool separable = p.branches[b].block.kind == ConvKind::kSeparable;
-    pack_block(p.shape, p.branches[b].block, separable ? p.depthwise[b] : p.pointwise[b],
-               p.pointwise[b], p.packed + b * p.packed_stride);
+    pack_block_transposed(p.shape, p.branches[b].block, separable ? p.depthwise[b] : p.pointwise[b],
+                          p.pointwise[b], p.packed + b * p.packed_stride);
   }
 }
 

@@ -1,9 +1,11 @@
 // SPDX-License-Identifier: Apache-2.0
-// A block's weights in the order in which the inner loops read them.
+// A block's weights in the order in which the inner loops read them: matrices in a forward, their
+// transposes in a backward.
 #pragma once
 
 #include "cpu/kernels/conv_tile.h"
 #include "cpu/kernels/pointwise_pairs.h"
+#include "cpu/kernels/transpose.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
@@ -65,36 +67,106 @@ static TapMatrix<T> tap_matrix(const BlockShape& s, const ConvBlock& block, T* f
   return {second, 0, s.out_channels, s.channels, 1};
 }
 
+// Brings an array into the caches, line by line in its order, which hardware follows ahead of. Not
+// so the rows of a matrix that is transposed in squares; and what is asked for by prefetches comes
+// as late as they do.
+template <typename T>
+static inline void read_in_order(const T* from, int64_t count) {
+  constexpr int64_t kLine = 64 / static_cast<int64_t>(sizeof(T));
+  for (int64_t i = 0; i < count; i += kLine) static_cast<void>(*(const volatile T*)(from + i));
+}
+
+// Elements of a block's weights; see pack_block.
+struct WeightSizes {
+  int64_t first, second;
+};
+
+static inline WeightSizes weight_sizes(const BlockShape& s, const ConvBlock& block) {
+  const int64_t product = s.channels * s.out_channels, taps = block_taps(block);
+  if (block.kind == ConvKind::kSeparable) return {s.channels * taps, product};
+  if (block.kind == ConvKind::kDense) return {product * taps, 0};
+  return {product / 2, product / 2};
+}
+
+template <typename T>
+static void read_weights(const BlockShape& s, const ConvBlock& block, const T* first,
+                         const T* second) {
+  const WeightSizes sizes = weight_sizes(s, block);
+  read_in_order(first, sizes.first);
+  read_in_order(second, sizes.second);
+}
+
+// Depthwise weights [C, k, k] as taps of whole patterns.
+template <typename T>
+static void pack_depthwise(const BlockShape& s, const ConvBlock& block, const T* first, T* packed) {
+  const int64_t period = pattern_period<T>(s.channels);
+  const int64_t taps = block_taps(block);
+  transpose(first, taps, s.channels, taps, packed, period);
+  for (int64_t t = 0; s.channels < period && t < taps; ++t) {
+    T* pattern = packed + t * period;
+    for (int64_t i = s.channels; i < period; ++i) pattern[i] = pattern[i - s.channels];
+  }
+}
+
+// For a forward: the depthwise weights and the matrices.
+//
 // first, second: depthwise [C, k, k] and pointwise [C', C] (kSeparable), the weight [C', C, k, k]
 // (kDense), both halves [C' / 2, C] (kReduce).
 template <typename T>
 static void pack_block(const BlockShape& s, const ConvBlock& block, const T* first, const T* second,
                        T* packed) {
   const PackedBlock<T> p = packed_block<T>(s, block, packed);
-  const int64_t period = pattern_period<T>(s.channels);
-  const int64_t taps = block_taps(block);
-  for (int64_t t = 0; block.kind == ConvKind::kSeparable && t < taps; ++t) {
-    expand_pattern(packed + t * period, s.channels, period,
-                   [&](int64_t c) { return first[c * taps + t]; });
-  }
+  const bool separable = block.kind == ConvKind::kSeparable;
+  read_weights(s, block, first, second);
+  if (separable) pack_depthwise(s, block, first, packed);
   T* matrices = packed + (p.matrices - p.depthwise);
+  if (p.row > s.out_channels || block.kind == ConvKind::kReduce) {
+    std::memset(matrices, 0, p.dense_taps * p.matrix * sizeof(T));
+  }
+  const TapMatrix<const T> one = tap_matrix<const T>(s, block, first, second, 0);
+  if (one.ci_stride > 1) {  // the taps of a pair of channels follow each other
+    for (int64_t ci = 0; ci < s.channels; ++ci) {
+      transpose(one.from + ci * one.ci_stride, one.co_stride, s.out_channels, p.dense_taps,
+                matrices + ci * p.row, p.matrix);
+    }
+    return;
+  }
+  for (int64_t t = 0; t < p.dense_taps; ++t) {
+    const TapMatrix<const T> m = tap_matrix<const T>(s, block, first, second, t);
+    transpose(m.from, m.co_stride, m.end - m.begin, s.channels, matrices + t * p.matrix + m.begin,
+              p.row);
+  }
+  if (separable) pack_factors(matrices, s.channels, p.row);
+}
+
+// For a backward: the depthwise weights and the transposes.
+template <typename T>
+static void pack_block_transposed(const BlockShape& s, const ConvBlock& block, const T* first,
+                                  const T* second, T* packed) {
+  const PackedBlock<T> p = packed_block<T>(s, block, packed);
+  const bool separable = block.kind == ConvKind::kSeparable;
+  read_weights(s, block, first, second);
+  if (separable) pack_depthwise(s, block, first, packed);
   T* transposed = packed + (p.transposed - p.depthwise);
-  std::memset(matrices, 0, p.dense_taps * p.matrix * sizeof(T));
-  std::memset(transposed, 0, p.dense_taps * p.transpose * sizeof(T));
+  if (p.back_row > s.channels || block.kind == ConvKind::kReduce) {
+    std::memset(transposed, 0, p.dense_taps * p.transpose * sizeof(T));
+  }
+  const TapMatrix<const T> one = tap_matrix<const T>(s, block, first, second, 0);
+  if (one.ci_stride > 1) {
+    for (int64_t co = 0; co < s.out_channels; ++co) {
+      transpose(one.from + co * one.co_stride, one.ci_stride, s.channels, p.dense_taps,
+                transposed + co * p.back_row, p.transpose);
+    }
+    return;
+  }
   for (int64_t t = 0; t < p.dense_taps; ++t) {
     const TapMatrix<const T> m = tap_matrix<const T>(s, block, first, second, t);
     for (int64_t co = m.begin; co < m.end; ++co) {
-      const T* from = m.from + (co - m.begin) * m.co_stride;
-      T* column = matrices + t * p.matrix + co;
-      T* row = transposed + t * p.transpose + co * p.back_row;
-      for (int64_t ci = 0; ci < s.channels; ++ci) {
-        column[ci * p.row] = row[ci] = from[ci * m.ci_stride];
-      }
+      std::memcpy(transposed + t * p.transpose + co * p.back_row,
+                  m.from + (co - m.begin) * m.co_stride, s.channels * sizeof(T));
     }
   }
-  if (block.kind != ConvKind::kSeparable) return;
-  pack_factors(matrices, s.channels, p.row);
-  pack_factors(transposed, s.out_channels, p.back_row);
+  if (separable) pack_factors(transposed, s.out_channels, p.back_row);
 }
 
 }  // namespace darts_fast::cpu::DARTS_CPU_CAPABILITY

@@ -3,8 +3,8 @@
 // overloads for maps that are stored as they are computed, so that one loop reads and writes both.
 #pragma once
 
-#include "half_types.h"
 #include "cpu/kernels/vec.h"
+#include "half_types.h"
 
 #if defined(__AVX512BF16__)
 #include <immintrin.h>

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/kernels/mixed_cell_backward_common.h"
+#include "cpu/kernels/weight_sums.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 

@@ -130,17 +130,28 @@ static int64_t cell_packed_size(const CellPlan& plan) {
   return most;
 }
 
-template <typename T, typename M>
-static void cell_pack(const CellArguments<T, M>& p, int64_t begin, int64_t end) {
+// `pack` packs every block that some group runs.
+template <typename T, typename M, typename Pack>
+static void pack_blocks(const CellArguments<T, M>& p, int64_t begin, int64_t end, Pack pack) {
   for (int64_t b = begin; b < end; ++b) {
     bool runs = false;
     for (int64_t g = 0; g < p.plan.shape.groups; ++g) {
       runs = runs || op_runs(p, g, p.plan.block_op[b]);
     }
     if (!runs) continue;
-    pack_block(block_shape(p.plan, b), p.plan.blocks[b], p.first[b], p.second[b],
-               p.packed + b * p.packed_stride);
+    pack(block_shape(p.plan, b), p.plan.blocks[b], p.first[b], p.second[b],
+         p.packed + b * p.packed_stride);
   }
+}
+
+template <typename T, typename M>
+static void cell_pack(const CellForward<T, M>& p, int64_t begin, int64_t end) {
+  pack_blocks(p, begin, end, pack_block<T>);
+}
+
+template <typename T, typename M>
+static void cell_grad_pack(const CellBackward<T, M>& p, int64_t begin, int64_t end) {
+  pack_blocks(p, begin, end, pack_block_transposed<T>);
 }
 
 // Pixels [count, C] between a contiguous image and one whose pixels are `stride` elements apart.

@@ -35,7 +35,7 @@ struct MixedCellKernels {
   int64_t (*backward_scratch)(const CellPlan& plan);
   int64_t (*partial_size)(const CellPlan& plan);
   // Forward: pack; then for every step first, norms, second, norms of the chains.      item
-  void (*pack)(const CellArguments<T, M>& p, int64_t begin, int64_t end);            // block
+  void (*pack)(const Forward& p, int64_t begin, int64_t end);                        // block
   void (*first)(const ForwardStep& s, int64_t begin, int64_t end, int64_t thread);   // image
   void (*norms)(const ForwardStep& s, int64_t begin, int64_t end);                   // group, op
   void (*second)(const ForwardStep& s, int64_t begin, int64_t end, int64_t thread);  // image, chain
@@ -45,10 +45,11 @@ struct MixedCellKernels {
   void (*running_constants)(const Forward& p, int64_t begin, int64_t end);        // group, node
   void (*running_pack)(const Forward& p, int64_t begin, int64_t end);             // group, block
   void (*running)(const Forward& p, int64_t begin, int64_t end, int64_t thread);  // image
-  // Backward: pack, prepare; then for every step, last part first, grad_first, node_norms,
+  // Backward: grad_pack, prepare; then for every step, last part first, grad_first, node_norms,
   // grad_second, inner_norms, of which the last three are about the part before that of grad_first;
   // then weights and parameters.
-  void (*prepare)(const Backward& p, int64_t begin, int64_t end);  // group, norm
+  void (*grad_pack)(const Backward& p, int64_t begin, int64_t end);  // block
+  void (*prepare)(const Backward& p, int64_t begin, int64_t end);    // group, norm
   void (*grad_first)(const BackwardStep& s, int64_t begin, int64_t end, int64_t thread);  // chunk
   void (*node_norms)(const BackwardStep& s, int64_t begin, int64_t end);  // group, op
   void (*grad_second)(const BackwardStep& s, int64_t begin, int64_t end,

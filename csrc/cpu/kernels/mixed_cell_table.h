@@ -28,6 +28,7 @@ static constexpr MixedCellKernels<T, M> make_kernels() {
     table.running_pack = cell_running_pack<T>;
     table.running = cell_running<T>;
   }
+  table.grad_pack = cell_grad_pack<T, M>;
   table.prepare = cell_prepare<T, M>;
   table.grad_first = cell_grad_first<T, M>;
   table.node_norms = cell_node_norms<T, M>;

@@ -16,6 +16,7 @@ static constexpr ReluConvNormKernels<T> make_kernels() {
           relu_conv_convolve<T>,
           relu_conv_merge<T>,
           relu_conv_normalise<T>,
+          relu_conv_grad_pack<T>,
           relu_conv_reduce<T>,
           relu_conv_merge_sums<T>,
           relu_conv_grad_convolve<T>,

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "cpu/kernels/relu_conv_norm_forward.h"
+#include "cpu/kernels/weight_sums.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
@@ -88,6 +89,11 @@ static void relu_conv_merge_sums(const ReluConvNormBackward<T>& p, int64_t begin
     expand_pattern(scale + 3 * period, channels, period, [&](int64_t c) { return mean[c]; });
     for (int64_t c = 0; c < channels; ++c) sums[channels + c] /= std::sqrt(var[c] + p.eps);
   }
+}
+
+template <typename T>
+static void relu_conv_grad_pack(const ReluConvNormBackward<T>& p, int64_t begin, int64_t end) {
+  if (begin < end) pack_block_transposed(p.shape, p.block, p.first, p.second, p.packed);
 }
 
 // Items: chunks of images of one group.

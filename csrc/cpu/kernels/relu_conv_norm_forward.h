@@ -50,7 +50,7 @@ static int64_t relu_conv_packed_size(const ReluConvNorm<T>& p) {
 }
 
 template <typename T>
-static void relu_conv_pack(const ReluConvNorm<T>& p, int64_t begin, int64_t end) {
+static void relu_conv_pack(const ReluConvNormForward<T>& p, int64_t begin, int64_t end) {
   if (begin < end) pack_block(p.shape, p.block, p.first, p.second, p.packed);
 }
 

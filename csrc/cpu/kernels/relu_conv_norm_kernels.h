@@ -23,12 +23,13 @@ struct ReluConvNormKernels {
   int64_t (*forward_scratch)(const Shared& p);
   int64_t (*backward_scratch)(const Shared& p);
   int64_t (*partial_size)(const Shared& p);
-  void (*pack)(const Shared& p, int64_t begin, int64_t end);  // one item
   // Forward.                                                                         item
+  void (*pack)(const Forward& p, int64_t begin, int64_t end);                      // one item
   void (*convolve)(const Forward& p, int64_t begin, int64_t end, int64_t thread);  // image
   void (*merge)(const Forward& p, int64_t begin, int64_t end);                     // group
   void (*normalise)(const Forward& p, int64_t begin, int64_t end);                 // image
   // Backward.
+  void (*grad_pack)(const Backward& p, int64_t begin, int64_t end);                      // one item
   void (*reduce)(const Backward& p, int64_t begin, int64_t end, int64_t thread);         // image
   void (*merge_sums)(const Backward& p, int64_t begin, int64_t end);                     // group
   void (*grad_convolve)(const Backward& p, int64_t begin, int64_t end, int64_t thread);  // chunk
