@@ -30,7 +30,7 @@ def test_operation_step(
         lambda: case.scores(tables),
         group=f"7 removals of a {cell_type} edge, batch {batch}",
         rival=rival,
-        rounds=5 if rival == "fused" else 1,
+        rounds=5 if rival == "fused" else 3,
         warmup=1 if rival == "fused" else 0,
         facts=_shares(case, tables, rounds=1 if smoke else 3),
         headline=True,
