@@ -170,6 +170,16 @@ def test_any_number_of_channels(backend, channels):
     assert_matches_reference(case)
 
 
+@pytest.mark.parametrize("channels", [16, 32, 48, 64])
+@pytest.mark.parametrize("size", [(5, 8), (4, 24), (3, 41)])
+@pytest.mark.parametrize("stride", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_whole_vectors_of_channels(backend, dtype, stride, size, channels):
+    """Loops whose distances the compiler knows, for pairs of rows, rows, and what is left of both."""
+    case = make_case(channels=channels, out_channels=channels, size=size, stride=stride, inputs=1)
+    assert_matches_reference(case, dtype)
+
+
 @pytest.mark.parametrize("size", [(32, 32), (7, 5), (1, 1), (1, 9), (33, 20)])
 @pytest.mark.parametrize("stride", [1, 2])
 def test_any_size(backend, size, stride):
