@@ -26,9 +26,8 @@ _SHARE_OF_AVAILABLE = 4
 _SHARE_OF_DEVICE = 2
 # More memory than this makes nothing faster on a CPU.
 _MOST_BY_DEFAULT = 2**30
-# Scratch of the kernels, rounding, what the allocator keeps: a part, less of the states that
-# groups have, which are few large blocks, and a constant.
-_MARGIN, _MARGIN_OF_STATES, _CONSTANT = 1.3, 1.15, 8 * 2**20
+# Scratch of the kernels, rounding, what the allocator keeps: a part and a constant.
+_MARGIN, _CONSTANT = 1.3, 8 * 2**20
 # Of the maps that a kernel's part may have where that is more than one edge's (csrc/cpu).
 _PART = 8 * 2**20
 # So many maps of every group in turn fit into a part (csrc/mixed_cell_parts.cpp).
@@ -175,7 +174,9 @@ def stage_needs(
         kept += sum(prepared[:shared]) if index >= first else 0
         each += sum(prepared[shared:]) + multiplier * one_map
         if index - first == len(shapes):
-            each += sum(states)  # copies, put together from what the runs gave
+            # Copies, put together from what the runs gave before anything else is done.
+            once_kept, copied = int(_MARGIN * kept), int(_MARGIN * 2 * sum(states))
+            needs.append(Need(always + once_kept, 0, copied))
         if operations is None:  # its modules, one group at a time
             once += _module_maps(walk, searched) * one_map
             each += multiplier * one_map  # once more, where they are put together
@@ -196,11 +197,13 @@ def stage_needs(
                 maps = _maps(plan, shared if few else 0, on_cuda)
                 in_turn = maps.kept * one_map + maps.summed * sums
         waiting = len(shapes) * multiplier * one_map if index <= first else waiting
-        held, before, in_turn, edge, node = (
+        held, before, each, held_waiting, in_turn, edge, node = (
             int(_MARGIN * size)
-            for size in (once + kept, before, in_turn, maps.edge * one_map, maps.node * one_map)
+            for size in (
+                *(once + kept, before, each, waiting, in_turn),
+                *(maps.edge * one_map, maps.node * one_map),
+            )
         )
-        each, held_waiting = (int(_MARGIN_OF_STATES * size) for size in (each, waiting))
         needs.append(
             Need(
                 *(always + held, before, each, held_waiting),
