@@ -175,7 +175,7 @@ def test_any_number_of_channels(backend, channels):
 @pytest.mark.parametrize("stride", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_whole_vectors_of_channels(backend, dtype, stride, size, channels):
-    """Loops whose distances the compiler knows, for pairs of rows, rows, and what is left of both."""
+    """Loops whose distances the compiler knows, for pairs of rows, rows and their ends."""
     case = make_case(channels=channels, out_channels=channels, size=size, stride=stride, inputs=1)
     assert_matches_reference(case, dtype)
 
