@@ -38,7 +38,7 @@ def test_operation_step(
 
 
 @pytest.mark.parametrize("rival", RIVALS)
-@pytest.mark.parametrize("batch", [16], indirect=True)
+@pytest.mark.parametrize("batch", [64], indirect=True)
 def test_every_removal(measure: Callable[..., None], smoke: bool, rival: str, batch: int) -> None:
     assert_equal_scores(rival)
     case = RemovalCase(rival, batch)

@@ -3,14 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from typing import Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-__all__ = ["LabelledImages", "evaluate", "logits_of"]
+__all__ = ["LabelledImages", "evaluate", "kept_training", "logits_of"]
 
 
 class LabelledImages(Protocol):
@@ -23,6 +24,18 @@ class LabelledImages(Protocol):
 def logits_of(output: Tensor | tuple[Tensor, Tensor | None]) -> Tensor:
     """The logits of a network's output: itself, or the first of (logits, auxiliary logits)."""
     return output[0] if isinstance(output, tuple) else output
+
+
+@contextmanager
+def kept_training(modules: Iterable[nn.Module]) -> Iterator[None]:
+    """Puts the training flags of these modules, not of those below them, back."""
+    flags = [(module, module.training) for module in modules]
+    try:
+        yield
+    finally:
+        for module, flag in flags:
+            if module.training != flag:  # to set one takes a module longer than to read it
+                module.training = flag
 
 
 def evaluate(
@@ -46,20 +59,15 @@ def evaluate(
             "evaluate: there must be an image and batch_size must be at least 1, "
             f"got {count} images, batch_size={batch_size}"
         )
-    training = {module: module.training for module in net.modules()}
     device = next((p.device for p in net.parameters()), images.images.device)
     correct = torch.zeros((), dtype=torch.int64, device=device)
     loss = torch.zeros((), dtype=torch.float64, device=device)
-    net.eval()
-    try:
-        with torch.no_grad():
-            for first in range(0, count, batch_size):
-                x = augmentation(images.images[first : first + batch_size].to(device))
-                y = images.labels[first : first + batch_size].to(device)
-                logits = logits_of(net(x)).float()
-                correct += (logits.argmax(1) == y).sum()
-                loss += functional.cross_entropy(logits, y, reduction="none").double().sum()
-    finally:
-        for module, flag in training.items():
-            module.training = flag
+    with kept_training(net.modules()), torch.no_grad():
+        net.eval()
+        for first in range(0, count, batch_size):
+            x = augmentation(images.images[first : first + batch_size].to(device))
+            y = images.labels[first : first + batch_size].to(device)
+            logits = logits_of(net(x)).float()
+            correct += (logits.argmax(1) == y).sum()
+            loss += functional.cross_entropy(logits, y, reduction="none").double().sum()
     return 100 * correct.item() / count, loss.item() / count

@@ -39,6 +39,13 @@ bool node_passes(const MixedCellPlan& plan) {
 // and the next reads.
 constexpr int64_t kCached = 8 << 20;
 
+// The row of zeros behind those of the norms.
+template <typename T, typename M>
+void clear_center(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& p) {
+  const int64_t period = kernel.period(p.plan.shape.channels);
+  std::fill_n(p.center + p.plan.shape.groups * p.plan.shape.norms * period, period, T(0));
+}
+
 template <typename T, typename M>
 void run_forward(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& p) {
   const CellShape& s = p.plan.shape;
@@ -65,7 +72,6 @@ template <typename T, typename M>
 void run_groups(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& all,
                 int64_t at_once) {
   const CellShape& s = all.plan.shape;
-  const int64_t period = kernel.period(s.channels);
   run_phase(kernel.pack, all, s.blocks, all.packed_stride);
   std::vector<const T*> states(all.states, all.states + s.inputs);
   CellForward<T, M> p = all;
@@ -81,7 +87,7 @@ void run_groups(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& a
     p.var = all.var + group * s.norms * s.channels;
     const int64_t node = s.node_height * s.node_width * s.channels;
     p.output = all.output + group * s.images * node * s.multiplier;
-    std::fill_n(p.center + p.plan.shape.groups * s.norms * period, period, T(0));
+    clear_center(kernel, p);
     run_forward(kernel, p);
   }
 }
@@ -90,6 +96,7 @@ void run_groups(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& a
 template <typename T, typename M>
 void run_running(const MixedCellKernels<T, M>& kernel, const CellForward<T, M>& p) {
   const CellShape& s = p.plan.shape;
+  clear_center(kernel, p);
   run_phase(kernel.running_norms, p, s.groups * s.ops, s.channels * 16);
   run_phase(kernel.running_constants, p, s.groups * s.nodes, s.channels * s.ops);
   run_phase(kernel.running_pack, p, s.groups * s.blocks, p.packed_stride);
@@ -170,7 +177,6 @@ Forward mixed_cell(at::TensorList states, const Tensor& weights, at::TensorList 
     p.shift = p.scale + rows * period;
     p.term_scale = p.shift + rows * period;
     p.constants = p.term_scale + at_once * s.ops * period;
-    std::fill_n(p.center + rows * period, period, scalar_t(0));
     p.mean = write_pointer<scalar_t>(mean);
     p.var = write_pointer<scalar_t>(var);
     p.running_mean = running_mean.data();

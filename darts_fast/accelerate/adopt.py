@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from darts_fast.accelerate.configuration import FoundCell, find_cells, network_of, refused
 from darts_fast.accelerate.forward import stacked
-from darts_fast.accelerate.verify import model_arguments, unchanged
+from darts_fast.accelerate.verify import distance_and_norm, model_arguments, unchanged
+from darts_fast.evaluation import kept_training
 from darts_fast.nn import Network, TinyNetwork
 
 _LEAVES = (nn.Conv2d, nn.BatchNorm2d, nn.Linear)
@@ -53,7 +54,7 @@ def as_supernet(model: nn.Module, batch: Any = True) -> Network | TinyNetwork:
     net = network_of(model, cells)
     _share(net, model)
     arguments = model_arguments(model, batch)
-    with unchanged(model), torch.no_grad(), _flags(model):
+    with unchanged(model), torch.no_grad(), kept_training(model.modules()):
         model.train()
         with _recorded(cells) as tables:
             expected = model(*arguments)
@@ -62,7 +63,7 @@ def as_supernet(model: nn.Module, batch: Any = True) -> Network | TinyNetwork:
     for module in net.modules():
         if module not in shared:
             module.training = model.training
-    with unchanged(model), torch.no_grad(), _flags(net):
+    with unchanged(model), torch.no_grad(), kept_training(net.modules()):
         net.train()
         found = net(arguments[0])
     _check(model, found, expected)
@@ -166,22 +167,11 @@ def _decide(net: Network | TinyNetwork, cell_type: str, table: Tensor) -> None:
             net.projection.project_edges(cell_type, node, keep)
 
 
-@contextmanager
-def _flags(model: nn.Module) -> Iterator[None]:
-    """Puts the training flags of all modules back."""
-    flags = [(module, module.training) for module in model.modules()]
-    try:
-        yield
-    finally:
-        for module, flag in flags:
-            module.training = flag
-
-
 def _check(model: nn.Module, found: Tensor, expected: Any) -> None:
     if not isinstance(expected, Tensor) or expected.shape != found.shape:
         got = list(expected.shape) if isinstance(expected, Tensor) else type(expected).__name__
         raise refused(f"{type(model).__name__} must give logits {list(found.shape)}", got)
-    distance, norm = (x.double().norm().item() for x in (found - expected, expected))
+    distance, norm = distance_and_norm(found, expected)
     if not distance <= _TOLERANCES.get(expected.dtype, 0.1) * norm:
         raise refused(
             f"{type(model).__name__} must compute in training mode what its cells, stem and "

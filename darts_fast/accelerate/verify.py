@@ -122,6 +122,14 @@ def unchanged(module: nn.Module) -> Iterator[None]:
                 parameter.grad = gradient
 
 
+def distance_and_norm(found: Tensor, expected: Tensor) -> tuple[float, float]:
+    """Norms of the difference and of what is expected, summed in double precision."""
+    distance, norm = (
+        torch.linalg.vector_norm(x.double()).item() for x in (found - expected, expected)
+    )
+    return distance, norm
+
+
 def _check(what: str, found: Tensor | None, expected: Tensor | None) -> None:
     """Raises AccelerateError unless the two are as far apart as rounding can bring them."""
     if found is None or expected is None:
@@ -138,9 +146,7 @@ def _check(what: str, found: Tensor | None, expected: Tensor | None) -> None:
             f"{list(expected.shape)} of its own"
         )
     tolerance = _TOLERANCES.get(expected.dtype, _HALF_TOLERANCE)
-    distance, norm = (
-        torch.linalg.vector_norm(x.double()).item() for x in (found - expected, expected)
-    )
+    distance, norm = distance_and_norm(found, expected)
     if not distance <= tolerance * norm + _FLOOR * expected.numel() ** 0.5:
         largest = (found - expected).abs().max().item()
         raise AccelerateError(

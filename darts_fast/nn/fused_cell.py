@@ -85,9 +85,9 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
     )
     if unmoved is not None:
         mean, var = unmoved
-        runs = active or [True] * len(plan.ops)
         norms = [
-            norm if runs[k] else None for norm, k in zip(plan.norms, plan.norm_ops, strict=True)
+            norm if active is None or active[k] else None
+            for norm, k in zip(plan.norms, plan.norm_ops, strict=True)
         ]
         count = output.numel() // output.shape[1]
         move_running_statistics(norms, mean, var, count, training_only=True)

@@ -67,7 +67,7 @@ class Need(NamedTuple):
         at_a_time = groups if self.run is None else min(groups, self.run)
         rest = groups - at_a_time
         turn = at_a_time if self.turn is None else min(at_a_time, self.turn)
-        maps = turn * self.kept + max(turn * self.edge, min(turn * self.node, _PART))
+        maps = turn * self.kept + _part(turn * self.edge, turn * self.node)
         grouped = at_a_time * self.together + maps + rest * self.waiting
         return self.once + max(self.before, grouped)
 
@@ -255,8 +255,13 @@ class _Maps(NamedTuple):
 
     def of(self, one_map: int, sums: int) -> int:
         """Bytes for one group."""
-        part = max(self.edge * one_map, min(self.node * one_map, _PART))
+        part = _part(self.edge * one_map, self.node * one_map)
         return self.kept * one_map + part + self.summed * sums
+
+
+def _part(edge: int, node: int) -> int:
+    """Bytes of a kernel's part. Args: edge, node, those of one edge's maps, of all of a node's."""
+    return max(edge, min(node, _PART))
 
 
 def _sums(images: Tensor, channels: int, pixels: int) -> int:

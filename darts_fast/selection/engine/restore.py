@@ -10,6 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from darts_fast.evaluation import kept_training
 from darts_fast.nn.operations import Noise
 from darts_fast.seeding import rng_state, set_rng_state
 
@@ -30,20 +31,16 @@ def untouched(
     the caller has listed its thousands already; moving, those whose buffers may move, default all.
     """
     training = bn != "running"
-    # Set only where that is needed.
-    flags = [(module, module.training) for module in modules or net.modules()]
-    if moving is None:
-        moving = [module for module, _ in flags]
+    modules = modules or list(net.modules())
+    kept = modules if moving is None else moving
     random = rng_state() if keep_rng else None
     try:
-        if not all(flag == training for _, flag in flags):
-            net.train(training)
-        with kept_buffers(moving if bn != "batch_updating" else ()):
-            yield
+        with kept_training(modules):
+            if not all(module.training == training for module in modules):
+                net.train(training)
+            with kept_buffers(kept if bn != "batch_updating" else ()):
+                yield
     finally:
-        for module, flag in flags:
-            if module.training != flag:
-                module.training = flag
         if random is not None:
             set_rng_state(random)
 
