@@ -67,7 +67,7 @@ import launches
 
 # Launches of a cell of 4 nodes.
 FORWARD, FORWARD_RUNNING = 13, 14
-BACKWARD, BACKWARD_ALPHAS = 23, 18
+BACKWARD, BACKWARD_ALPHAS = 15, 12
 
 pytestmark = MARKS
 
@@ -101,6 +101,24 @@ def test_groups_that_are_many(backend):
     assert_matches_reference(**case, inputs=2, nodes=2, multiplier=2)
     names = ("none", "dense_1", "dense_3", "plain_avg", "sep_5", "dil_3", "max_pool")
     assert_matches_reference(torch.float64, **case, names=names, stride=2, affine=True)
+
+
+# The backward cuts images into boxes, here of 64 positions of 3 channels, and in float32 of 256 of
+# 4: parts of an image whose windows reach into others, in several slabs; whole images; one row.
+@pytest.mark.parametrize(
+    ("channels", "size", "batch"),
+    [(3, (20, 13), 1), (4, (33, 20), 2), (4, (5, 7), 20), (4, (1, 300), 1)],
+)
+@pytest.mark.parametrize("stride", [1, 2])
+def test_boxes_of_any_shape(backend, channels, size, batch, stride):
+    case = {"channels": channels, "size": size, "batch": batch, "stride": stride}
+    for dtype in (torch.float32, torch.float64):
+        assert_matches_reference(dtype, names=("sep_3", "dil_5", "dense_3"), **case)
+
+
+def test_boxes_that_share_a_row_of_partial_sums(backend):
+    # 72 boxes; more than 64 rows would move more bytes than they save.
+    assert_matches_reference(torch.float64, names=("sep_3",), channels=3, size=(72, 64), batch=1)
 
 
 def bits(case: Case) -> dict[str, torch.Tensor]:

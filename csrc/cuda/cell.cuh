@@ -35,7 +35,7 @@ struct BlockRow {
   int16_t op;
   int8_t kind, kernel;
   int16_t dilation;
-  int16_t rows;   // place of what cell_grad_rows writes for it
+  int16_t rows;   // place of what conv_blocks_grad_rows writes for it
   int16_t inner;  // of a chain's blocks: place of the gradient between them
 };
 
@@ -57,6 +57,15 @@ struct ListRange {
 // Flags of an item in a group.
 constexpr uint8_t kRuns = 1;
 constexpr uint8_t kWantsMoments = 2;
+
+// How a group's images are cut in the backward: into boxes of so many images, rows and columns of
+// outputs (whole images, or a part of one). A block of threads goes through `share` boxes.
+struct BoxGrid {
+  int images, height, width;
+  int down, across;  // boxes of an image
+  int64_t boxes;
+  int share, chunks;  // chunks: shares
+};
 
 template <typename T, typename S = T>
 struct CellTables {
@@ -112,14 +121,14 @@ struct Cell {
   T* grad_inputs;  // slots of grad_inputs_slot elements, where State is narrower: the sums so far
   int64_t grad_inputs_slot;
   T* grad_inner;  // slots, by `inner` of the chain's second block
-  T* grad_rows;   // slots of grad_rows_slot elements, by `rows` of a block
-  int64_t grad_rows_slot;
   T* grad_scale;  // [G, B, C]: dL/dy = grad_scale * ((g - grad_mean) - grad_slope * (y - mean))
   T* grad_mean;   // [G, B, C]
   T* grad_slope;  // [G, B, C]
-  T* partial_weights;
-  int64_t partial_weights_row;
-  T* grad_weights;  // [G, K] or null
+  BoxGrid input_boxes, node_boxes;  // by the source of a block's input
+  T* partial_weights;               // [blocks, G, partial_weights_rows] rows
+  int64_t partial_weights_row;      // elements of a row
+  int partial_weights_rows;         // room for the chunks of any block
+  T* grad_weights;                  // [G, K] or null
 };
 
 // The table's bytes that one launch carries: with a pointer and a count within what parameters may

@@ -1,14 +1,13 @@
 // SPDX-License-Identifier: Apache-2.0
 // The launches of a cell's backward, last node first. Per node: the norms' reductions and what they
 // give (the architecture gradient among it); the second blocks of chains, and their first norms;
-// the first blocks; the gradients of the weights; the gradients of the sources.
+// the first blocks with the gradients of the sources. Each has the gradients of its weights.
 #pragma once
 
 #include <algorithm>
 
 #include "cuda/cell_forward.cuh"
-#include "cuda/cell_grad_rows.cuh"
-#include "cuda/cell_grad_states.cuh"
+#include "cuda/cell_grad_inner.cuh"
 #include "cuda/cell_grad_weights.cuh"
 
 namespace darts_fast::cuda {
@@ -18,16 +17,15 @@ struct NodeGradients {
   bool unread = false;        // no op reads the node
   bool has_products = false;  // made by the launch of the node behind it
   ListRange entering;
-  ListRange chains;              // of whose first norm a gradient, or what is behind it, is wanted
-  ListRange second, first;       // blocks whose dL/dy is multiplied
-  ListRange weights;             // blocks whose weights' gradients are wanted
+  ListRange chains;              // of which something is wanted behind the first norm or further
+  ListRange weights;             // blocks, but separable ones, whose weights' gradients are wanted
   std::vector<Sources> sources;  // one launch each
 };
 
 template <typename T, typename M>
 struct BackwardPlan {
   std::vector<NodeGradients> nodes;
-  int64_t most_rows = 0, most_chains = 0, most_partial = 0;
+  int64_t most_chains = 0, most_slots = 0;
   bool weights = false;
 };
 
@@ -45,13 +43,15 @@ BackwardPlan<T, M> backward_plan(CellTablesBuilder<T, M>& builder,
     return p.grad_gamma[b] != nullptr || p.grad_beta[b] != nullptr;
   };
   const auto most = [](int64_t& value, int64_t other) { value = other > value ? other : value; };
-  const int64_t positions = s.images * s.node_height * s.node_width;
+  const auto is_separable = [&](int64_t b) {
+    return p.plan.blocks[b].kind == ConvKind::kSeparable;
+  };
   for (int64_t node = s.nodes - 1; node >= 0; --node) {
     NodeGradients& n = plan.nodes[node];
     const int64_t state = s.inputs + node;
     n.unread = !reached[state];
     const std::vector<int64_t> entering = builder.ops_of(p.plan.entering, state);
-    std::vector<int64_t> chains, second, first, weights;
+    std::vector<int64_t> chains, weights;
     int16_t inner = 0;
     for (const int64_t k : entering) {
       const CellOp& op = builder.op(k);
@@ -60,45 +60,38 @@ BackwardPlan<T, M> backward_plan(CellTablesBuilder<T, M>& builder,
       if (wants_inner_norm && !builder.runs(k)) chains.push_back(k);
       if (op.block < 0 || !builder.runs(k)) continue;
       const bool wants_state = op.source >= s.inputs || p.grad_states[op.source] != nullptr;
-      const bool separable = p.plan.blocks[op.block].kind == ConvKind::kSeparable;
       const bool wants_first = wants_weights(op.block);
-      if (wants_state || (separable && wants_first)) first.push_back(op.block);
-      if (wants_first) weights.push_back(op.block);
+      if (wants_first && !is_separable(op.block)) weights.push_back(op.block);
       if (op.inner_map < 0) continue;
-      const bool wants_second = wants_weights(op.block + 1);
-      const bool wants_inner = wants_state || wants_first || wants_inner_norm;
-      if (wants_inner) {
+      if (wants_state || wants_first || wants_inner_norm || wants_weights(op.block + 1)) {
         builder.blocks[op.block].inner = builder.blocks[op.block + 1].inner = inner++;
         chains.push_back(k);
       }
-      if (wants_inner || wants_second) second.push_back(op.block + 1);
-      if (wants_second) weights.push_back(op.block + 1);
     }
-    int16_t place = 0;
-    for (const auto* blocks : {&second, &first}) {
-      for (const int64_t b : *blocks) builder.blocks[b].rows = place++;
-    }
-    most(plan.most_rows, place);
     most(plan.most_chains, inner);
-    most(plan.most_partial, 1 + static_cast<int64_t>(entering.size()));
-    most(plan.most_partial, 2 * static_cast<int64_t>(chains.size()));
+    most(plan.most_slots, 1 + static_cast<int64_t>(entering.size()));
+    most(plan.most_slots, 2 * static_cast<int64_t>(chains.size()));
     n.entering = builder.lists.add(entering);
     n.chains = builder.lists.add(chains);
-    n.second = builder.lists.add(second);
-    n.first = builder.lists.add(first);
     n.weights = builder.lists.add(weights);
     // `entering` is in the order of the sources.
     for (size_t i = 0; i < entering.size();) {
       const int64_t source = builder.op(entering[i]).source;
+      const bool wanted = source >= s.inputs || p.grad_states[source] != nullptr;
+      bool weighs = false;
       size_t end = i;
-      while (end < entering.size() && builder.op(entering[end]).source == source) ++end;
-      if (source >= s.inputs || p.grad_states[source] != nullptr) {
+      for (; end < entering.size() && builder.op(entering[end]).source == source; ++end) {
+        const int64_t b = builder.op(entering[end]).block;
+        weighs = weighs || (b >= 0 && is_separable(b) && wants_weights(b));
+      }
+      if (wanted || weighs) {
         if (n.sources.empty() || n.sources.back().size == kSources) n.sources.emplace_back();
         Sources& sources = n.sources.back();
         const int at = sources.size++;
         sources.state[at] = static_cast<int>(source);
         sources.list[at] = n.entering.at + static_cast<int>(i);
         sources.count[at] = static_cast<int>(end - i);
+        sources.wanted[at] = wanted;
         sources.first[at] = !reached[source];
         // Only later nodes read it, and they are done.
         if (node > 0 && source == state - 1) {
@@ -125,8 +118,6 @@ BackwardPlan<T, M> backward_plan(CellTablesBuilder<T, M>& builder,
     }
   }
   for (int64_t b = 0; b < s.blocks; ++b) plan.weights = plan.weights || wants_weights(b);
-  plan.most_partial *=
-      s.groups * s.channels * ceil_divide(positions, Strip(builder.cell.channels, 1).positions());
   return plan;
 }
 
@@ -150,14 +141,13 @@ class BackwardLaunches {
              kThreads, stream_, c_, n.entering.at, n.entering.count, node, n.unread);
     }
     launch("cell_grad_norms", cell_grad_norms<T, M>, n.entering.count, kThreads, stream_, c_,
-           n.entering.at, tiles);
-    rows(n.second, positions_);
+           n.entering.at, n.has_products ? c_.node_boxes.boxes : tiles);
     if (n.chains.count > 0) {
-      launch("cell_grad_inner", cell_grad_inner<T, M, V>, dim3(sweep.x, sweep.y, n.chains.count),
-             kThreads, stream_, c_, n.chains.at);
+      launch(
+          "cell_grad_inner", cell_grad_inner<T, M, V>,
+          dim3(c_.node_boxes.chunks, c_.groups * box_micro(c_.channels, V).chunks, n.chains.count),
+          kThreads, stream_, c_, n.chains.at);
     }
-    const int64_t input_positions = c_.images * c_.height * c_.width;
-    rows(n.first, input_positions > positions_ ? input_positions : positions_);
     if (n.sources.empty() && n.weights.count > 0) sources({}, n.weights);
     for (size_t i = 0; i < n.sources.size(); ++i) {
       sources(n.sources[i], i == 0 ? n.weights : ListRange{});
@@ -171,24 +161,13 @@ class BackwardLaunches {
   }
 
  private:
-  void rows(const ListRange& blocks, int64_t most_positions) const {
-    if (blocks.count == 0) return;
-    const Micro in(c_.in_channels), own(c_.channels);
-    const int tile = in.positions() < own.positions() ? in.positions() : own.positions();
-    const int chunks = in.chunks > own.chunks ? in.chunks : own.chunks;
-    launch("cell_grad_rows", cell_grad_rows<T, M, V>,
-           dim3(grid_size(ceil_divide(most_positions, tile)), c_.groups * chunks, blocks.count),
-           kThreads, stream_, c_, blocks.at);
-  }
-
   void sources(const Sources& sources, const ListRange& weights) const {
     unsigned x = 0, y = 0;
     for (int i = 0; i < sources.size; ++i) {
       const bool input = sources.state[i] < c_.inputs;
-      const Strip strip(input ? c_.in_channels : c_.channels, V);
-      const int64_t positions = input ? c_.images * c_.height * c_.width : positions_;
-      x = std::max(x, grid_size(ceil_divide(positions, strip.positions())));
-      y = std::max(y, grid_size(c_.groups * strip.chunks));
+      const Micro micro = box_micro(input ? c_.in_channels : c_.channels, V);
+      x = std::max(x, grid_size((input ? c_.input_boxes : c_.node_boxes).chunks));
+      y = std::max(y, grid_size(c_.groups * micro.chunks));
     }
     if (weights.count > 0) {
       x = std::max(x, grid_size(c_.groups * chunks_));
@@ -214,6 +193,14 @@ void launch_backward(const Cell<T, M>& cell, const BackwardPlan<T, M>& plan,
   if (plan.weights) launches.sum_weights();
 }
 
+// Shares of boxes: as many as keep a row of weights' sums, `row` elements, to a sixth of the map's
+// values that it sums; but 64, where there are so many boxes, or few blocks of threads would run.
+inline void cut_shares(BoxGrid& grid, int64_t values, int64_t row) {
+  const int64_t most = std::max<int64_t>(64, values / (6 * row));
+  grid.share = static_cast<int>(ceil_divide(grid.boxes, most));
+  grid.chunks = static_cast<int>(ceil_divide(grid.boxes, grid.share));
+}
+
 }  // namespace
 
 template <typename T, typename M>
@@ -224,6 +211,11 @@ void launch_cell(const CudaCellBackward<T, M>& p, const Allocate& allocate, cuda
   cell.grad_output = p.grad_output;
   cell.grad_weights = p.grad_weights;
   const BackwardPlan<T, M> plan = backward_plan(builder, p);
+  bool aligned = takes_vectors<T, M>(p, p.in_channels, {p.grad_output});
+  for (int64_t i = 0; i < s.inputs; ++i) {
+    aligned = aligned && is_aligned(p.grad_states[i]);
+  }
+  const int lanes = aligned ? kLanes<T> : 1;
   const int64_t most_in = p.in_channels > s.channels ? p.in_channels : s.channels;
   const WeightLimits limits =
       weight_limits(builder.blocks, static_cast<int>(most_in), cell.channels);
@@ -234,42 +226,46 @@ void launch_cell(const CudaCellBackward<T, M>& p, const Allocate& allocate, cuda
     put.pointers(t.grad_gamma, p.grad_gamma, s.norms);
     put.pointers(t.grad_beta, p.grad_beta, s.norms);
   };
-  const int64_t images = s.groups * s.images;
-  const int64_t node_pixels = images * s.node_height * s.node_width;
-  const int64_t state_pixels = images * s.height * s.width;
-  const int64_t positions = s.images * s.node_height * s.node_width;
-  const int64_t weight_rows = s.groups * ceil_divide(positions, chunk_positions(positions));
-  // Whole vectors, so that every slot is aligned.
-  cell.grad_rows_slot =
-      ceil_divide((node_pixels > state_pixels ? node_pixels : state_pixels) * most_in, 16) * 16;
+  const Plane out = {cell.node_height, cell.node_width};
+  const int64_t positions = s.images * out.size();
+  const Micro micro = box_micro(cell.channels, lanes);
+  cell.node_boxes = box_grid(out, 1, s.images, micro.positions());
+  cell.input_boxes =
+      box_grid(out, cell.stride, s.images, box_micro(cell.in_channels, lanes).positions());
+  // Whole vectors, so that every row is aligned.
   cell.partial_weights_row = ceil_divide(limits.row, 16) * 16;
+  for (BoxGrid* grid : {&cell.node_boxes, &cell.input_boxes}) {
+    cut_shares(*grid, positions * s.channels, cell.partial_weights_row + 1);
+  }
+  const int64_t chunks = ceil_divide(positions, chunk_positions(positions));
+  cell.partial_weights_rows =
+      std::max({cell.node_boxes.chunks, cell.input_boxes.chunks, static_cast<int>(chunks)});
+  const int64_t tiles = std::max(ceil_divide(positions, Strip(cell.channels, lanes).positions()),
+                                 cell.node_boxes.boxes);
   const int64_t norm_values = s.groups * s.norms * s.channels;
   // Of one node no sum is left for another.
   const bool sums_inputs = !std::is_same_v<T, StateOf<T, M>> && s.nodes > 1;
-  cell.grad_inputs_slot = ceil_divide(state_pixels * p.in_channels, 16) * 16;
+  cell.grad_inputs_slot =
+      ceil_divide(s.groups * s.images * s.height * s.width * p.in_channels, 16) * 16;
   const auto place = [&](ScratchArrays& arrays) {
-    char* table = builder.take(arrays, s.blocks * Strip(cell.channels, 1).chunks, grads);
+    char* table = builder.take(arrays, s.blocks * micro.chunks, grads);
     cell.scale = arrays.take<T>(norm_values);
     cell.grad_scale = arrays.take<T>(norm_values);
     cell.grad_mean = arrays.take<T>(norm_values);
     cell.grad_slope = arrays.take<T>(norm_values);
-    cell.partial = arrays.take<T>(plan.most_partial);
+    cell.partial = arrays.take<T>(plan.most_slots * s.groups * tiles * s.channels);
     cell.grad_nodes = arrays.take<T>(s.nodes * p.slot);
     cell.grad_inputs = arrays.take<T>(sums_inputs ? s.inputs * cell.grad_inputs_slot : 0);
     cell.grad_inner = arrays.take<T>(plan.most_chains * p.slot);
-    cell.grad_rows = arrays.take<T>(plan.most_rows * cell.grad_rows_slot);
-    cell.partial_weights =
-        arrays.take<T>(plan.weights ? s.blocks * weight_rows * cell.partial_weights_row : 0);
+    cell.partial_weights = arrays.take<T>(
+        plan.weights ? s.blocks * s.groups * cell.partial_weights_rows * cell.partial_weights_row
+                     : 0);
     return table;
   };
   ScratchArrays sizes;
   place(sizes);
   ScratchArrays arrays = {reinterpret_cast<uintptr_t>(allocate(sizes.next))};
   builder.upload(place(arrays), stream, grads);
-  bool aligned = takes_vectors<T, M>(p, p.in_channels, {p.grad_output});
-  for (int64_t i = 0; i < s.inputs; ++i) {
-    aligned = aligned && is_aligned(p.grad_states[i]);
-  }
   if (aligned) {
     launch_backward<T, M, kLanes<T>>(cell, plan, limits, stream);
   } else {

@@ -1,71 +1,89 @@
 // SPDX-License-Identifier: Apache-2.0
-// The element-wise half of a cell's backward: what the ops that enter a node give to the gradients
-// of their sources, that behind a chain's first norm, and the reductions of the norms.
+// What the ops that enter a node give to the gradients of their sources.
 //
 // Every gradient is gathered by its own thread: one order of every sum. Nodes are gone
 // through last to first, and the ops that enter a node add to their sources' gradients in one
-// launch. Depthwise convolutions are transposed here, over what cell_grad_rows wrote: windows of it
-// overlap between blocks without a halo in shared memory, for any dilation. Bytes: per convolution
-// one map read (its neighbours come from the caches), per pool its map and the node's gradient; the
-// gradient of a source read and written once per node that reads it.
+// launch, blocks of it by boxes of the source (cell_grad_block.cuh). Bytes: per convolution its y
+// and the gradient behind its norm, per pool its map and the node's gradient; the gradient of a
+// source read and written once per node that reads it.
 #pragma once
 
-#include "cuda/cell_norms.cuh"
+#include "cuda/cell_grad_block.cuh"
 #include "cuda/cell_pool.cuh"
-#include "cuda/cell_product.cuh"
 #include "cuda/cell_products.cuh"
 
 namespace darts_fast::cuda {
 namespace {
 
+// A row of partial sums of a block's weights' gradients.
 template <typename T, typename M>
-__device__ __forceinline__ const T* grad_rows_of(const Cell<T, M>& c, const BlockRow& b, int group,
-                                                 int64_t group_elements) {
-  return c.grad_rows + b.rows * c.grad_rows_slot + group * group_elements;
+__device__ __forceinline__ T* partial_weights_of(const Cell<T, M>& c, int block, int group,
+                                                 int64_t chunk) {
+  const int64_t row = (static_cast<int64_t>(block) * c.groups + group) * c.partial_weights_rows;
+  return c.partial_weights + (row + chunk) * c.partial_weights_row;
 }
 
-// sum += what a block gives to its input at a spot of `plane`, before the ReLU's mask, from what
-// grad_rows_tile wrote; `out` is the plane of its outputs.
-template <typename T, int V>
-__device__ __forceinline__ void add_rows(const BlockWeights<T>& w, const T* rows,
-                                         const Plane& plane, const Plane& out, int stride,
-                                         const Spot& at, int ch, Vec<T, V>& sum) {
-  const BlockRow& b = w.row;
-  const int channels = w.inputs;
-  if (!is_kind(b, ConvKind::kSeparable)) {
-    const int64_t position = at.image * plane.size() + at.h * plane.width + at.w;
-    add_scaled(sum, T(1), load<T, V>(rows + position * channels + ch));
-    return;
+// The task's group and channels of a state, and the boxes that this block of threads has of it.
+template <int V, typename T, typename M>
+__device__ __forceinline__ void take_chunk(const Cell<T, M>& c, int state, GradTask<T, M>& task) {
+  if (threadIdx.x == 0) {
+    task.state = state;
+    task.channels = state_channels(c, state);
+    task.micro = box_micro(task.channels, V);
+    task.group = static_cast<int>(blockIdx.y) / task.micro.chunks;
+    task.chunk = static_cast<int>(blockIdx.y) - task.group * task.micro.chunks;
+    const Strip strip(least(task.channels, kBoxChannels * V), V);
+    task.first = task.chunk * kBoxChannels * V;
+    task.width = least(task.channels - task.first, kBoxChannels * V);
+    task.columns = strip.columns;
+    task.rows = strip.rows;
+    task.out = node_plane(c);
+    task.plane = state_plane(c, state);
+    const BoxGrid& grid = is_input(c, state) ? c.input_boxes : c.node_boxes;
+    const int64_t begin = static_cast<int64_t>(blockIdx.x) * grid.share;
+    const bool runs = task.group < c.groups && begin < grid.boxes;
+    task.number = begin - 1;
+    task.end = begin + grid.share < grid.boxes ? begin + grid.share : grid.boxes;
+    if (!runs) task.end = begin;
   }
-  rows += at.image * out.size() * channels + ch;
-  const int taps = b.kernel * b.kernel;
-  const T* weight = w.first + static_cast<int64_t>(ch) * taps;
-  const int pad = b.dilation * (b.kernel - 1) / 2;
-  for (int i = 0; i < b.kernel; ++i) {
-    const int h = at.h + pad - i * b.dilation;
-    if (h < 0 || h % stride != 0 || h / stride >= out.height) continue;
-    for (int j = 0; j < b.kernel; ++j) {
-      const int w = at.w + pad - j * b.dilation;
-      if (w < 0 || w % stride != 0 || w / stride >= out.width) continue;
-      const Vec<T, V> g =
-          load<T, V>(rows + (h / stride * out.width + w / stride) * static_cast<int64_t>(channels));
-#pragma unroll
-      for (int lane = 0; lane < V; ++lane) {
-        sum.lane[lane] += g.lane[lane] * weight[lane * taps + i * b.kernel + j];
-      }
-    }
-  }
+  __syncthreads();
 }
 
-template <typename T, typename M, int V>
-__device__ __forceinline__ void add_block(const Cell<T, M>& c, int block, int group,
-                                          const Plane& plane, int stride, const Spot& at, int ch,
-                                          Vec<T, V>& sum) {
-  const BlockWeights<T> w = block_weights(c, block);
-  const Plane out = node_plane(c);
-  const Plane& of_rows = is_kind(w.row, ConvKind::kSeparable) ? out : plane;
-  const T* rows = grad_rows_of(c, w.row, group, c.images * of_rows.size() * w.inputs);
-  add_rows(w, rows, plane, out, stride, at, ch, sum);
+// The task's next box; whether there is one. All threads of the block.
+template <typename T, typename M>
+__device__ __forceinline__ bool take_box(const Cell<T, M>& c, GradTask<T, M>& task) {
+  __syncthreads();
+  if (threadIdx.x == 0 && ++task.number < task.end) {
+    const bool input = is_input(c, task.state);
+    const BoxGrid& grid = input ? c.input_boxes : c.node_boxes;
+    task.own = output_box(grid, task.out, c.images, task.number);
+    task.box = input_box(task.own, task.plane, input ? c.stride : 1);
+    task.fresh = task.number == static_cast<int64_t>(blockIdx.x) * grid.share;
+  }
+  __syncthreads();
+  return task.number < task.end;
+}
+
+// The task's block.
+template <typename T, typename M>
+__device__ __forceinline__ void take_block(const Cell<T, M>& c, int block, GradTask<T, M>& task) {
+  __syncthreads();
+  if (threadIdx.x == 0) {
+    const BlockWeights<T> w = block_weights(c, block);
+    task.row = w.row;
+    task.inputs = w.inputs;
+    task.outputs = w.outputs;
+    task.weights[0] = w.first;
+    task.weights[1] = w.second;
+    task.in = block_input(c, block, task.group);
+    task.outer = block_gradient(c, block, task.group);
+    task.region = reached_box(task.box, task.row, task.out, task.in.stride);
+    T* partial = partial_weights_of(c, block, task.group, blockIdx.x);
+    const int64_t matrix = static_cast<int64_t>(w.inputs) * w.outputs;
+    task.matrix = entry(c.table.grad_second, block) == nullptr ? nullptr : partial;
+    task.taps = entry(c.table.grad_first, block) == nullptr ? nullptr : partial + matrix;
+  }
+  __syncthreads();
 }
 
 // sum += what a pool with its norm gives to its input at a spot.
@@ -102,38 +120,6 @@ __device__ __forceinline__ void add_pool(const Cell<T, M>& c, const OpRow& op, i
   }
 }
 
-// What the ops of a list give to dL/d state at one position.
-template <typename T, typename M, int V>
-__device__ __forceinline__ Vec<T, V> state_gradient(const Cell<T, M>& c, int state, int group,
-                                                    int list, int count, const Spot& at, int ch) {
-  const Plane plane = state_plane(c, state);
-  const int channels = state_channels(c, state);
-  const int stride = is_input(c, state) ? c.stride : 1;
-  const StateOf<T, M>* x = state_of(c, state, group) + at.image * plane.size() * channels;
-  const int pixel = at.h * plane.width + at.w;
-  const Vec<T, V> value = load_wide<T, V>(x + pixel * static_cast<int64_t>(channels) + ch);
-  Vec<T, V> behind_relu = zeros<T, V>(), sum = zeros<T, V>();
-  for (int i = 0; i < count; ++i) {
-    const int k = c.table.lists[list + i];
-    if (!op_runs(c, group, k)) continue;
-    const OpRow& op = c.table.ops[k];
-    if (op.block >= 0) {
-      add_block<T, M, V>(c, op.block, group, plane, stride, at, ch, behind_relu);
-    } else if (op.pool >= 0) {
-      add_pool<T, M, V>(c, op, group, plane, stride, at, ch, x, value, sum);
-    } else {
-      const int64_t element = (at.image * plane.size() + pixel) * channels + ch;
-      add_scaled(sum, op_weight(c, group, k),
-                 load<T, V>(grad_node_of(c, op.node, group) + element));
-    }
-  }
-#pragma unroll
-  for (int lane = 0; lane < V; ++lane) {
-    if (!(value.lane[lane] <= T(0))) sum.lane[lane] += behind_relu.lane[lane];
-  }
-  return sum;
-}
-
 // The sources of the ops that enter a node, at most so many in a launch, each with its ops.
 constexpr int kSources = 8;
 struct Sources {
@@ -141,131 +127,146 @@ struct Sources {
   int state[kSources];
   int list[kSources];
   int count[kSources];
-  bool first[kSources];  // nothing was added to its gradient yet
-  bool last[kSources];   // nothing will be added any more
+  bool wanted[kSources];  // its gradient; else only those of weights
+  bool first[kSources];   // nothing was added to its gradient yet
+  bool last[kSources];    // nothing will be added any more
   // The source whose gradient is complete then, a node, and the ops that enter it, whose products
   // are made at once; -1: none.
   int complete = -1;
   int products_list = 0, products_count = 0;
 };
 
-// Of source z: blocks are (tiles, groups * chunks of channels).
+// Where a thread keeps its item j in an array of kItems * kThreads vectors.
+template <int V, typename T>
+__device__ __forceinline__ T* kept_item(T* items, int j) {
+  return items + (j * kThreads + static_cast<int>(threadIdx.x)) * V;
+}
+
+// What blocks give in front of the ReLU, kept in shared.map, and what they give to the partial sums
+// of their weights.
 template <typename T, typename M, int V>
-__device__ __forceinline__ void grad_state(const Cell<T, M>& c, const Sources& sources, int z,
-                                           ProductSums<T, V>& shared) {
-  const int state = sources.state[z];
+__device__ __forceinline__ void source_blocks(const Cell<T, M>& c, const Sources& sources, int z,
+                                              GradTask<T, M>& task, GradShared<T, V>& shared) {
+  Vec<T, V> behind_relu[kItems];
+#pragma unroll
+  for (int j = 0; j < kItems; ++j) behind_relu[j] = zeros<T, V>();
+  for (int i = 0; i < sources.count[z]; ++i) {
+    const int k = c.table.lists[sources.list[z] + i];
+    const OpRow& op = c.table.ops[k];
+    if (op.block < 0 || !op_runs(c, task.group, k)) continue;
+    take_block(c, op.block, task);
+    if (!is_kind(task.row, ConvKind::kSeparable)) {
+      if (sources.wanted[z]) grad_dense<V>(task, shared, behind_relu);
+    } else if (sources.wanted[z] || task.matrix != nullptr || task.taps != nullptr) {
+      grad_separable<V>(task, sources.wanted[z], shared, behind_relu);
+    }
+  }
+#pragma unroll
+  for (int j = 0; j < kItems; ++j) store_narrow<V>(kept_item<V>(shared.map, j), behind_relu[j]);
+}
+
+// What the ops of a list give to dL/d state at one position; `item` has what its blocks give in
+// front of the ReLU.
+template <typename T, typename M, int V>
+__device__ __forceinline__ Vec<T, V> state_gradient(const Cell<T, M>& c, int state, int group,
+                                                    int list, int count, const Spot& at, int ch,
+                                                    const T* item) {
   const Plane plane = state_plane(c, state);
   const int channels = state_channels(c, state);
-  const StripPlace<V> at(channels, c.images * plane.size());
-  if (at.group >= c.groups || at.count == 0) return;
-  T* out = grad_state_of(c, state, at.group);
-  const Positions tile(plane, c.images, at.begin, at.strip.positions());
+  const int stride = is_input(c, state) ? c.stride : 1;
+  const StateOf<T, M>* x = state_of(c, state, group) + at.image * plane.size() * channels;
+  const int pixel = at.h * plane.width + at.w;
+  const Vec<T, V> value = load_wide<T, V>(x + pixel * static_cast<int64_t>(channels) + ch);
+  Vec<T, V> sum = zeros<T, V>();
+  for (int i = 0; i < count; ++i) {
+    const int k = c.table.lists[list + i];
+    const OpRow& op = c.table.ops[k];
+    if (op.block >= 0 || !op_runs(c, group, k)) continue;
+    if (op.pool >= 0) {
+      add_pool<T, M, V>(c, op, group, plane, stride, at, ch, x, value, sum);
+    } else {
+      const int64_t element = (at.image * plane.size() + pixel) * channels + ch;
+      add_scaled(sum, op_weight(c, group, k),
+                 load<T, V>(grad_node_of(c, op.node, group) + element));
+    }
+  }
+  const Vec<T, V> behind_relu = load<T, V>(item);
+#pragma unroll
+  for (int lane = 0; lane < V; ++lane) {
+    if (!(value.lane[lane] <= T(0))) sum.lane[lane] += behind_relu.lane[lane];
+  }
+  return sum;
+}
+
+// The gradient of source z at the task's box, so far. `items` have what its blocks give to it in
+// front of the ReLU.
+template <typename T, typename M, int V>
+__device__ __forceinline__ void add_to_source(const Cell<T, M>& c, const Sources& sources, int z,
+                                              const BoxTask& task, T* items) {
+  const BoxPlace<V> at(task);
+  const int state = task.state;
+#pragma unroll 1  // the registers are full
   for (int j = 0; j < kItems; ++j) {
     if (!at.has(j)) continue;
-    const int64_t position = at.begin + at.position(j);
-    T* to = out + position * channels + at.ch;
-    Vec<T, V> grad = state_gradient<T, M, V>(c, state, at.group, sources.list[z], sources.count[z],
-                                             spot(tile, at.position(j)), at.ch);
-    const int64_t all = at.group * c.images * plane.size() + position;
+    T* item = kept_item<V>(items, j);
+    store_narrow<V>(item, state_gradient<T, M, V>(c, state, at.group, sources.list[z],
+                                                  sources.count[z], at.at(j), at.ch, item));
+  }
+  T* out = grad_state_of(c, state, at.group);
+#pragma unroll 1
+  for (int j = 0; j < kItems; ++j) {
+    if (!at.has(j)) continue;
+    const int64_t position = at.place(j);
+    T* to = out + position * task.channels + at.ch;
+    Vec<T, V> grad = load<T, V>(kept_item<V>(items, j));
+    const int64_t all = at.group * c.images * task.plane.size() + position;
     add_scaled(
         grad, T(1),
         sources.first[z] ? arriving_gradient<T, M, V>(c, state, all, at.ch) : load<T, V>(to));
     if constexpr (!std::is_same_v<T, StateOf<T, M>>) {
       if (is_input(c, state) && sources.last[z]) {
         StateOf<T, M>* given = c.table.grad_states[state] + input_begin(c, at.group);
-        store_narrow<V>(given + position * channels + at.ch, grad);
+        store_narrow<V>(given + position * task.channels + at.ch, grad);
         continue;
       }
     }
     store_narrow<V>(to, grad);
   }
-  if (z != sources.complete) return;
-  // Every thread reads back what it wrote: four copies of the loop's body, to keep it in registers,
-  // would not fit them.
+}
+
+// Of the node whose gradient is complete at the task's box.
+template <typename T, typename M, int V>
+__device__ __forceinline__ void complete_products(const Cell<T, M>& c, const Sources& sources,
+                                                  const BoxTask& task,
+                                                  ProductSums<T, V>& products) {
+  const KnownPlaces<V> at(task);
+  const T* out = grad_state_of(c, task.state, at.group);
+  // Every thread reads back what it wrote.
   Vec<T, V> grad[kItems];
 #pragma unroll
   for (int j = 0; j < kItems; ++j) {
-    const int64_t position = at.begin + at.position(j);
-    grad[j] = at.has(j) ? load<T, V>(out + position * channels + at.ch) : zeros<T, V>();
+    grad[j] = at.has(j) ? load<T, V>(out + at.place(j) * c.channels + at.ch) : zeros<T, V>();
   }
   for (int first = 0; first < sources.products_count; first += kTermsPerBlock) {
-    node_products<T, M, V>(c, at, sources.products_list, sources.products_count, first, grad,
-                           shared);
+    node_products<T, M, V>(c, at, task.number, c.node_boxes.boxes, sources.products_list,
+                           sources.products_count, first, grad, products);
     __syncthreads();
   }
 }
 
-// The gradient behind a norm, in front of the ReLU of blocks, at a tile: add(spot, sum) adds what
-// they give. shared has the sums of it and of it times (y - mean). `out` may be null. All threads
-// of the block.
-template <int V, typename T, typename M, typename Add>
-__device__ __forceinline__ void behind_norm_tile(const BlockInput<T, M>& in, int64_t images,
-                                                 const StripPlace<V>& at, T* out,
-                                                 Vec<T, V> (&shared)[2][kThreads], Add add) {
-  const Positions tile(in.plane, images, at.begin, at.strip.positions());
-  Vec<T, V> sums[2] = {zeros<T, V>(), zeros<T, V>()};
-  for (int j = 0; j < kItems; ++j) {
-    if (!at.has(j)) continue;
-    const Spot spot_of = spot(tile, at.position(j));
-    const int64_t element = (at.begin + at.position(j)) * in.channels + at.ch;
-    Vec<T, V> grad = zeros<T, V>();
-    add(spot_of, grad);
-    const Vec<T, V> before =
-        load_before_relu<T, M, V>(in, spot_of.image, spot_of.h, spot_of.w, at.ch);
-    const Vec<T, V> y = load_wide<T, V>(in.map + element);
-#pragma unroll
-    for (int lane = 0; lane < V; ++lane) {
-      if (before.lane[lane] <= T(0)) grad.lane[lane] = T(0);
-      sums[0].lane[lane] += grad.lane[lane];
-      sums[1].lane[lane] += grad.lane[lane] * (y.lane[lane] - in.center[at.ch + lane]);
-    }
-    if (out != nullptr) store_narrow<V>(out + element, grad);
-  }
-  sum_rows(sums, shared, at.strip.columns, at.strip.rows);
-}
-
-// Of a chain's first norm, where its second block begins.
+// Of source z: blocks are (shares of boxes, groups * chunks of channels).
 template <typename T, typename M, int V>
-__device__ __forceinline__ void inner_tile(const Cell<T, M>& c, int block, const StripPlace<V>& at,
-                                           Vec<T, V> (&shared)[2][kThreads]) {
-  const Plane plane = node_plane(c);
-  T* out =
-      c.grad_inner + c.table.blocks[block].inner * c.slot + at.group * c.images * node_image(c);
-  const auto add = [&](const Spot& spot_of, Vec<T, V>& grad) {
-    add_block<T, M, V>(c, block, at.group, plane, 1, spot_of, at.ch, grad);
-  };
-  behind_norm_tile<V>(block_input(c, block, at.group), c.images, at, out, shared, add);
-}
-
-// For every chain of the list, some of which may be idle: the gradient behind its first norm, and
-// what passes that norm, by the last of its blocks. partial is [G, tiles, 2 * chains, C], counters
-// [blocks, chunks]. grid = (tiles, groups * chunks of channels, chains).
-template <typename T, typename M, int V>
-__global__ __launch_bounds__(kThreads, kResident<T>) void cell_grad_inner(
-    const __grid_constant__ Cell<T, M> c, int list) {
-  __shared__ Vec<T, V> shared[2][kThreads];
-  const int chain = static_cast<int>(blockIdx.z);
-  const int k = c.table.lists[list + chain];
-  const OpRow& op = c.table.ops[k];
-  const StripPlace<V> at(c.channels, c.images * node_plane(c).size());
-  const int64_t slots = 2 * gridDim.z, tiles = gridDim.x;
-  if (op_runs(c, at.group, k)) {
-    inner_tile(c, op.block + 1, at, shared);
-    T* partial = c.partial + ((at.group * tiles + blockIdx.x) * slots + 2 * chain) * c.channels;
-    store_sums<T, V, 2>(shared, at, c.channels, 0, 2, partial);
-  }
-  const int chunk = static_cast<int>(blockIdx.y) - at.group * at.strip.chunks;
-  if (!arrives_last(c.counters + op.block * at.strip.chunks + chunk, gridDim.x * c.groups)) return;
-  const int width = at.strip.columns * V;
-  const int end = least(c.channels, (chunk + 1) * width);
-  for (int ch = chunk * width + static_cast<int>(threadIdx.x) / kWarp; ch < end; ch += kNormWarps) {
-    for (int group = 0; group < c.groups; ++group) {
-      Sums sums = {0, 0};
-      if (op_runs(c, group, k)) {
-        sums = sum_tiles(c.partial, c.channels, slots, 2 * chain, 2 * chain + 1, group, tiles, ch);
-      }
-      if (threadIdx.x % kWarp == 0) norm_gradients(c, k, op.norm - 1, 1.0, group, ch, sums);
-    }
+__device__ __forceinline__ void grad_state(const Cell<T, M>& c, const Sources& sources, int z,
+                                           GradTask<T, M>& task, GradShared<T, V>& shared,
+                                           ProductSums<T, V>& products) {
+  take_chunk<V>(c, sources.state[z], task);
+  while (take_box(c, task)) {
+    source_blocks(c, sources, z, task, shared);
+    if (!sources.wanted[z]) continue;
+    add_to_source<T, M, V>(c, sources, z, task, shared.map);
+    if (z != sources.complete) continue;
+    __syncthreads();
+    complete_products<T, M, V>(c, sources, task, products);
   }
 }
 

@@ -1,15 +1,15 @@
 // SPDX-License-Identifier: Apache-2.0
-// The last launch of a node's backward: gradients of convolution weights, and of the sources of the
-// ops that enter it. Both need what cell_grad_rows wrote and not each other.
+// Gradients of convolution weights, and the last launch of a node's backward: gradients of the
+// sources of the ops that enter it, and of the weights of its dense convolutions and reduces.
 //
-// Gradients of weights: a block of threads takes a chunk of a group's positions and a
-// piece of a block's weights: kDepth inputs by kWidth outputs of one matrix, with the depthwise
-// outputs made again; or the taps of kDepth channels of a depthwise convolution. Its sums go to
-// partial_weights [rows, blocks' weights], rows being groups and chunks, which the second kernel
-// adds in their order.
+// Those of separable blocks come with the gradients of their inputs (cell_grad_block.cuh). For the
+// others, and in conv_blocks for all, a block of threads takes a chunk of a group's positions and a
+// piece of a block's weights: kDepth inputs by kWidth outputs of one matrix, of a separable block
+// with the depthwise outputs made again. All sums go to partial_weights [rows, blocks' weights],
+// rows being groups and chunks or shares of boxes, which the last kernel adds in their order.
 //
-// Bytes: input, y and g of the block once per piece (one
-// of each kind at up to 16 channels), through the second-level cache; the partial sums.
+// Bytes: input, y and g of the block once per piece (one at up to 16 channels), through the
+// second-level cache; the partial sums.
 #pragma once
 
 #include "cuda/cell_grad_rows.cuh"
@@ -81,7 +81,7 @@ struct WeightPiece {
   BlockWeights<T> weights;
   BlockInput<T, M> in;
   Outer outer;    // dL/dy
-  const T* rows;  // what grad_rows_tile wrote for a separable block
+  const T* rows;  // what grad_rows_tile wrote for a separable block, for its taps
   Plane plane;    // of y
   int64_t images;
   int64_t begin, end;  // positions
@@ -142,117 +142,70 @@ __device__ __forceinline__ void matrix_piece(const WeightPiece<T, M, Outer>& pie
   }
 }
 
-// The taps of kDepth channels: a thread has a channel and a row of the window, and every so-many-th
-// position.
-template <int K, typename T, typename M, typename Outer>
-__device__ __forceinline__ void taps_piece(const WeightPiece<T, M, Outer>& piece, int ch,
-                                           T (&shared)[kMostTaps * kThreads / 7], T* out) {
-  constexpr int kLines = kThreads / (kDepth * K);
-  const BlockRow& b = piece.weights.row;
-  const BlockInput<T, M>& in = piece.in;
-  const int inputs = piece.weights.inputs;
-  const int thread = static_cast<int>(threadIdx.x);
-  const int channel = thread % kDepth;
-  const int i = thread / kDepth % K;
-  const int line = thread / (kDepth * K);
-  const bool works = line < kLines && ch + channel < inputs;
-  T sum[K];
-#pragma unroll
-  for (int j = 0; j < K; ++j) sum[j] = T(0);
-  const Positions tile(piece.plane, piece.images, piece.begin,
-                       static_cast<int>(piece.end - piece.begin));
-  for (int p = line; works && p < tile.count; p += kLines) {
-    const Spot at = spot(tile, p);
-    const T g = piece.rows[(piece.begin + p) * inputs + ch + channel];
-    const int h = window_start(b, in.stride, at.h) + i * b.dilation;
-    if (h < 0 || h >= in.plane.height) continue;
-    const int left = window_start(b, in.stride, at.w);
-#pragma unroll
-    for (int j = 0; j < K; ++j) {
-      const int w = left + j * b.dilation;
-      if (w < 0 || w >= in.plane.width) continue;
-      sum[j] += g * load_input<T, M, 1>(in, at.image, h, w, ch + channel).lane[0];
-    }
-  }
-  if (line < kLines) {
-#pragma unroll
-    for (int j = 0; j < K; ++j) shared[((line * K + i) * K + j) * kDepth + channel] = sum[j];
-  }
-  __syncthreads();
-  for (int t = thread; t < K * K * kDepth; t += kThreads) {
-    if (ch + t % kDepth >= inputs) continue;
-    T total = T(0);
-    for (int l = 0; l < kLines; ++l) total += shared[l * K * K * kDepth + t];
-    out[static_cast<int64_t>(ch + t % kDepth) * K * K + t / kDepth] = total;
-  }
+// Pieces of a block's matrices.
+struct MatrixPieces {
+  int in, out, all;
+
+  __device__ __forceinline__ MatrixPieces(const BlockRow& b, int inputs, int outputs)
+      : in((inputs + kDepth - 1) / kDepth),
+        out((outputs + kWidth - 1) / kWidth),
+        all(matrices(b) * in * out) {}
+};
+
+template <int V, typename T, typename M, typename Outer>
+__device__ __forceinline__ void matrix_piece(const WeightPiece<T, M, Outer>& piece,
+                                             const MatrixPieces& pieces, int at,
+                                             GradOperands<T>& s) {
+  const int tap = at / (pieces.in * pieces.out);
+  const int rest = at - tap * pieces.in * pieces.out;
+  matrix_piece<V>(piece, tap, rest / pieces.in * kWidth, rest % pieces.in * kDepth, s);
 }
 
 template <typename T, int V>
 union SourcesShared {
+  GradShared<T, V> block;
   ProductSums<T, V> products;
-  GradOperands<T> operands;
-  T taps[kMostTaps * kThreads / 7];  // [lines, K, K, kDepth]: at most kThreads * K elements
+  GradOperands<T> weights;
 };
 
-// Number `at` of a block's pieces: the matrices', then the taps'.
-template <int V, typename T, typename M, typename Outer>
-__device__ __forceinline__ void weight_piece(const WeightPiece<T, M, Outer>& piece, int at,
-                                             SourcesShared<T, V>& s) {
-  const BlockRow& b = piece.weights.row;
-  const int inputs = piece.weights.inputs, outputs = piece.weights.outputs;
-  const int in_pieces = (inputs + kDepth - 1) / kDepth;
-  const int out_pieces = (outputs + kWidth - 1) / kWidth;
-  const int matrix_pieces = matrices(b) * in_pieces * out_pieces;
-  if (at < matrix_pieces) {
-    const int tap = at / (in_pieces * out_pieces);
-    const int rest = at - tap * in_pieces * out_pieces;
-    matrix_piece<V>(piece, tap, rest / in_pieces * kWidth, rest % in_pieces * kDepth, s.operands);
-    return;
-  }
-  const int ch = (at - matrix_pieces) * kDepth;
-  if (!is_kind(b, ConvKind::kSeparable) || ch >= inputs) return;
-  T* out = piece.out + weight_sizes(b, inputs, outputs).matrix;
-  if (b.kernel == 3) taps_piece<3>(piece, ch, s.taps, out);
-  if (b.kernel == 5) taps_piece<5>(piece, ch, s.taps, out);
-  if (b.kernel == 7) taps_piece<7>(piece, ch, s.taps, out);
-}
-
-// Of one block: blocks of threads are (groups * chunks, pieces).
+// Of a block that is not separable: blocks of threads are (groups * chunks, pieces).
 template <typename T, typename M, int V>
 __device__ __forceinline__ void grad_weights(const Cell<T, M>& c, int block, int chunks,
-                                             SourcesShared<T, V>& s) {
+                                             GradOperands<T>& s) {
   const int group = static_cast<int>(blockIdx.x) / chunks;
   if (group >= c.groups || !op_runs(c, group, c.table.blocks[block].op)) return;
-  const BlockWeights<T> w = block_weights(c, block);
   const Plane plane = node_plane(c);
   const int64_t positions = c.images * plane.size();
   const int64_t share = chunk_positions(positions);
-  const int64_t begin = (static_cast<int>(blockIdx.x) - group * chunks) * share;
+  const int chunk = static_cast<int>(blockIdx.x) - group * chunks;
+  const int64_t begin = chunk * share;
   const WeightPiece<T, M, OuterGradient<T, M>> piece = {
-      w,
+      block_weights(c, block),
       block_input(c, block, group),
       block_gradient(c, block, group),
-      grad_rows_of(c, w.row, group, positions * w.inputs),
+      nullptr,
       plane,
       c.images,
       begin,
       begin + share < positions ? begin + share : positions,
-      c.partial_weights +
-          (static_cast<int64_t>(block) * c.groups * chunks + blockIdx.x) * c.partial_weights_row};
-  weight_piece<V>(piece, static_cast<int>(blockIdx.y), s);
+      partial_weights_of(c, block, group, chunk)};
+  const MatrixPieces pieces(piece.weights.row, piece.weights.inputs, piece.weights.outputs);
+  const int at = static_cast<int>(blockIdx.y);
+  if (at < pieces.all) matrix_piece<V>(piece, pieces, at, s);
 }
 
 // grid.z = sources, then blocks of the list; the others have room for the largest of them.
 template <typename T, typename M, int V>
-__global__ __launch_bounds__(kThreads, kResident<T>) void cell_grad_sources(
+__global__ __launch_bounds__(kThreads, V == 1 ? 1 : kResident<T>) void cell_grad_sources(
     const __grid_constant__ Cell<T, M> c, const __grid_constant__ Sources sources, int list,
     int chunks) {
+  __shared__ GradTask<T, M> task;
   __shared__ SourcesShared<T, V> s;
   const int z = static_cast<int>(blockIdx.z);
   if (z < sources.size) {
-    grad_state<T, M, V>(c, sources, z, s.products);
+    grad_state<T, M, V>(c, sources, z, task, s.block, s.products);
   } else {
-    grad_weights<T, M, V>(c, c.table.lists[list + z - sources.size], chunks, s);
+    grad_weights<T, M, V>(c, c.table.lists[list + z - sources.size], chunks, s.weights);
   }
 }
 
@@ -281,36 +234,38 @@ __device__ __forceinline__ T* weight_place(const BlockRow& b, int inputs, int ou
   return out == nullptr ? nullptr : out + to;
 }
 
-// The sum of an element over the groups that run and their chunks.
+// The sum of an element over the groups that run and their chunks, of which a group has `rows` at
+// most.
 template <typename T, typename Runs>
-__device__ __forceinline__ T sum_chunks(const T* partial, int64_t row, int groups, int chunks,
-                                        Runs runs) {
+__device__ __forceinline__ T sum_chunks(const T* partial, int64_t row, int rows, int groups,
+                                        int chunks, Runs runs) {
   double sum = 0;
   for (int group = 0; group < groups; ++group) {
     if (!runs(group)) continue;
     for (int chunk = 0; chunk < chunks; ++chunk) {
-      sum += partial[static_cast<int64_t>(group * chunks + chunk) * row];
+      sum += partial[(static_cast<int64_t>(group) * rows + chunk) * row];
     }
   }
   return static_cast<T>(sum);
 }
 
-// The sums over groups and chunks, in the layout of the weights.
-// grid = (elements / threads, blocks).
+// The sums over groups and chunks, in the layout of the weights; `chunks` of a block that is not
+// separable. grid = (elements / threads, blocks).
 template <typename T, typename M>
 __global__ __launch_bounds__(kThreads) void cell_sum_weights(const __grid_constant__ Cell<T, M> c,
                                                              int chunks) {
   const int block = static_cast<int>(blockIdx.y);
   const BlockRow& b = c.table.blocks[block];
   const OpRow& op = c.table.ops[b.op];
-  const int inputs = block == op.block ? state_channels(c, op.source) : c.channels;
+  const bool input = block == op.block && is_input(c, op.source);
+  const int inputs = input ? c.in_channels : c.channels;
   const int64_t e = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   T* out = weight_place(b, inputs, c.channels, e, entry(c.table.grad_first, block),
                         entry(c.table.grad_second, block));
   if (out == nullptr) return;
-  const T* in = c.partial_weights +
-                static_cast<int64_t>(block) * c.groups * chunks * c.partial_weights_row + e;
-  *out = sum_chunks(in, c.partial_weights_row, c.groups, chunks,
+  if (is_kind(b, ConvKind::kSeparable)) chunks = (input ? c.input_boxes : c.node_boxes).chunks;
+  *out = sum_chunks(partial_weights_of(c, block, 0, 0) + e, c.partial_weights_row,
+                    c.partial_weights_rows, c.groups, chunks,
                     [&](int group) { return op_runs(c, group, b.op); });
 }
 

@@ -20,23 +20,23 @@ constexpr int kMostTaps = 49;
 constexpr int kMicro = 4;
 
 // Rows are padded by a vector: threads that fill neighbouring channels hit other banks.
-template <typename T>
+template <typename T, int Positions = kMostPositions, int Width = kWidth>
 struct Operands {
-  alignas(32) T a[kDepth][kMostPositions + kMicro];
-  alignas(32) T w[kDepth][kWidth + kMicro];
+  alignas(32) T a[kDepth][Positions + kMicro];
+  alignas(32) T w[kDepth][Width + kMicro];
   T taps[kMostTaps][kDepth];
 };
 
-// How a product of `channels` outputs is cut.
+// How a product of `channels` outputs is cut: at most `most` at a time, by so many threads.
 struct Micro {
   int columns, rows, chunks;
 
-  __host__ __device__ explicit Micro(int channels) {
-    const int width = channels < kWidth ? channels : kWidth;
-    columns = (width + kMicro - 1) / kMicro;
-    rows =
-        kThreads / columns < kMostPositions / kMicro ? kThreads / columns : kMostPositions / kMicro;
-    chunks = (channels + kWidth - 1) / kWidth;
+  Micro() = default;
+  __host__ __device__ explicit Micro(int channels, int most = kWidth, int threads = kThreads) {
+    columns = ((channels < most ? channels : most) + kMicro - 1) / kMicro;
+    const int most_rows = kMostPositions / kMicro * threads / kThreads;
+    rows = threads / columns < most_rows ? threads / columns : most_rows;
+    chunks = (channels + most - 1) / most;
   }
   __host__ __device__ int positions() const { return rows * kMicro; }
 };
@@ -58,9 +58,9 @@ struct MicroPlace {
 template <typename T>
 using Accumulator = Vec<T, kMicro>[kMicro];  // [position].lane[channel]
 
-template <typename T>
-__device__ __forceinline__ void multiply(const Operands<T>& s, const MicroPlace& at,
-                                         Accumulator<T>& sum) {
+template <typename T, int Positions, int Width>
+__device__ __forceinline__ void multiply(const Operands<T, Positions, Width>& s,
+                                         const MicroPlace& at, Accumulator<T>& sum) {
   if (!at.works) return;
 #pragma unroll 4
   for (int d = 0; d < kDepth; ++d) {
@@ -111,11 +111,12 @@ __device__ __forceinline__ void fill_rows(T (&a)[kDepth][Row], int positions, in
 
 // w[d][o] = value(d, o), 0 behind `depths` and `outputs`. Neighbouring threads have neighbouring
 // depths, or outputs where kAlongOutputs: as the weights lie in memory.
-template <bool kAlongOutputs, typename T, typename Value>
-__device__ __forceinline__ void fill_matrix(Operands<T>& s, int depths, int outputs, Value value) {
-  for (int i = static_cast<int>(threadIdx.x); i < kDepth * kWidth; i += kThreads) {
-    const int d = kAlongOutputs ? i / kWidth : i % kDepth;
-    const int o = kAlongOutputs ? i % kWidth : i / kDepth;
+template <bool kAlongOutputs, typename T, int Positions, int Width, typename Value>
+__device__ __forceinline__ void fill_matrix(Operands<T, Positions, Width>& s, int depths,
+                                            int outputs, Value value) {
+  for (int i = static_cast<int>(threadIdx.x); i < kDepth * Width; i += kThreads) {
+    const int d = kAlongOutputs ? i / Width : i % kDepth;
+    const int o = kAlongOutputs ? i % Width : i / kDepth;
     s.w[d][o] = d < depths && o < outputs ? value(d, o) : T(0);
   }
 }

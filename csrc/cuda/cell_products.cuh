@@ -15,10 +15,9 @@ __device__ __forceinline__ void add_scaled(Vec<T, V>& sum, T factor, const Vec<T
 }
 
 // A block's sums of Q vectors per thread, over its rows: out[q * C + channel].
-template <typename T, int V, int Q>
-__device__ __forceinline__ void store_sums(const Vec<T, V> (&shared)[Q][kThreads],
-                                           const StripPlace<V>& at, int channels, int first,
-                                           int last, T* out) {
+template <typename T, int V, int Q, typename Place>
+__device__ __forceinline__ void store_sums(const Vec<T, V> (&shared)[Q][kThreads], const Place& at,
+                                           int channels, int first, int last, T* out) {
   if (at.row != 0 || !at.works) return;
   for (int q = first; q < last; ++q) {
 #pragma unroll
@@ -43,11 +42,11 @@ constexpr int kTermsPerBlock = 4;
 template <typename T, int V>
 using ProductSums = Vec<T, V>[1 + kTermsPerBlock][kThreads];
 
-// Of ops [first, first + kTermsPerBlock) of the list, over the tile whose g is given; with the
-// first also the sum of g. All threads of the block.
-template <typename T, typename M, int V>
-__device__ __forceinline__ void node_products(const Cell<T, M>& c, const StripPlace<V>& at,
-                                              int list, int count, int first,
+// Of ops [first, first + kTermsPerBlock) of the list, over a tile of `tiles`, whose g is given;
+// with the first also the sum of g. All threads of the block.
+template <typename T, typename M, int V, typename Place>
+__device__ __forceinline__ void node_products(const Cell<T, M>& c, const Place& at, int64_t tile,
+                                              int64_t tiles, int list, int count, int first,
                                               const Vec<T, V> (&g)[kItems],
                                               ProductSums<T, V>& shared) {
   Vec<T, V> sums[1 + kTermsPerBlock];
@@ -67,8 +66,7 @@ __device__ __forceinline__ void node_products(const Cell<T, M>& c, const StripPl
 #pragma unroll
     for (int j = 0; j < kItems; ++j) {
       if (!at.has(j)) continue;
-      const Vec<T, V> value =
-          load_term<T, M, V>(y, (at.begin + at.position(j)) * c.channels + at.ch);
+      const Vec<T, V> value = load_term<T, M, V>(y, at.place(j) * c.channels + at.ch);
 #pragma unroll
       for (int lane = 0; lane < V; ++lane) {
         sums[1 + q].lane[lane] += g[j].lane[lane] * (value.lane[lane] - center.lane[lane]);
@@ -76,9 +74,7 @@ __device__ __forceinline__ void node_products(const Cell<T, M>& c, const StripPl
     }
   }
   sum_rows(sums, shared, at.strip.columns, at.strip.rows);
-  const int64_t positions = c.images * c.node_height * c.node_width;
-  const int64_t tiles = (positions + at.strip.positions() - 1) / at.strip.positions();
-  T* out = c.partial + ((at.group * tiles + blockIdx.x) * (1 + count) + first) * c.channels;
+  T* out = c.partial + ((at.group * tiles + tile) * (1 + count) + first) * c.channels;
   const int last = count - first < kTermsPerBlock ? count - first : kTermsPerBlock;
   store_sums<T, V, 1 + kTermsPerBlock>(shared, at, c.channels, first == 0 ? 0 : 1, 1 + last, out);
 }
@@ -100,7 +96,7 @@ __global__ __launch_bounds__(kThreads) void cell_products(const __grid_constant_
   for (int j = 0; j < kItems; ++j) {
     g[j] = zeros<T, V>();
     if (!at.has(j)) continue;
-    const int64_t position = at.begin + at.position(j);
+    const int64_t position = at.place(j);
     const int64_t element = position * c.channels + at.ch;
     if (!unread) {
       g[j] = load<T, V>(grad + element);
@@ -110,7 +106,7 @@ __global__ __launch_bounds__(kThreads) void cell_products(const __grid_constant_
                                       at.group * c.images * plane.size() + position, at.ch);
     if (first == 0) store_narrow<V>(grad + element, g[j]);
   }
-  node_products<T, M, V>(c, at, list, count, first, g, shared);
+  node_products<T, M, V>(c, at, blockIdx.x, gridDim.x, list, count, first, g, shared);
 }
 
 }  // namespace

@@ -47,6 +47,8 @@ struct StripPlace {
   // Item j's position in the tile, and whether there is one.
   __device__ __forceinline__ int position(int j) const { return row + j * strip.rows; }
   __device__ __forceinline__ bool has(int j) const { return works && position(j) < count; }
+  // And in the group.
+  __device__ __forceinline__ int64_t place(int j) const { return begin + position(j); }
 };
 
 // What an op gives to the sum of its node: one of the two, image 0 of the group.

@@ -4,7 +4,8 @@
 // Bytes: as those of a cell's backward, but dL/dy is what arrives, and no output is read.
 #pragma once
 
-#include "cuda/cell_grad_weights.cuh"
+#include "cuda/cell_grad_inner.cuh"
+#include "cuda/conv_blocks_grad_weights.cuh"
 #include "cuda/conv_blocks_plan.cuh"
 
 namespace darts_fast::cuda {
@@ -50,6 +51,39 @@ __global__ __launch_bounds__(kThreads, kResident<T>) void conv_blocks_grad_rows(
   const Positions tile(c.out, c.images, begin, micro.positions());
   grad_rows_tile<V>(w, branch_gradient(c, branch, group), c.out, 1, micro, tile, first_input, s,
                     branch_rows(c, w.row, group) + begin * c.in_channels);
+}
+
+// sum += what a block gives to its input at a spot of `plane`, before the ReLU's mask, from what
+// conv_blocks_grad_rows wrote; `out` is the plane of its outputs.
+template <typename T, int V>
+__device__ __forceinline__ void add_rows(const BlockWeights<T>& w, const T* rows,
+                                         const Plane& plane, const Plane& out, int stride,
+                                         const Spot& at, int ch, Vec<T, V>& sum) {
+  const BlockRow& b = w.row;
+  const int channels = w.inputs;
+  if (!is_kind(b, ConvKind::kSeparable)) {
+    const int64_t position = at.image * plane.size() + at.h * plane.width + at.w;
+    add_scaled(sum, T(1), load<T, V>(rows + position * channels + ch));
+    return;
+  }
+  rows += at.image * out.size() * channels + ch;
+  const int taps = b.kernel * b.kernel;
+  const T* weight = w.first + static_cast<int64_t>(ch) * taps;
+  const int pad = b.dilation * (b.kernel - 1) / 2;
+  for (int i = 0; i < b.kernel; ++i) {
+    const int h = at.h + pad - i * b.dilation;
+    if (h < 0 || h % stride != 0 || h / stride >= out.height) continue;
+    for (int j = 0; j < b.kernel; ++j) {
+      const int w = at.w + pad - j * b.dilation;
+      if (w < 0 || w % stride != 0 || w / stride >= out.width) continue;
+      const Vec<T, V> g =
+          load<T, V>(rows + (h / stride * out.width + w / stride) * static_cast<int64_t>(channels));
+#pragma unroll
+      for (int lane = 0; lane < V; ++lane) {
+        sum.lane[lane] += g.lane[lane] * weight[lane * taps + i * b.kernel + j];
+      }
+    }
+  }
 }
 
 // What passes an input's norm, of channels [first, end): all threads of a block. partial is
@@ -114,7 +148,16 @@ __device__ __forceinline__ void grad_input(const Branches<T>& c, int source, int
     }
     return;
   }
-  behind_norm_tile<V>(in, c.images, at, out, shared, add);
+  const Positions tile(in.plane, c.images, at.begin, at.strip.positions());
+  Vec<T, V> sums[2] = {zeros<T, V>(), zeros<T, V>()};
+  for (int j = 0; j < kItems; ++j) {
+    if (!at.has(j)) continue;
+    const Spot spot_of = spot(tile, at.position(j));
+    Vec<T, V> grad = zeros<T, V>();
+    add(spot_of, grad);
+    pass_relu<V>(in, spot_of, at.ch, grad, sums, out);
+  }
+  sum_rows(sums, shared, at.strip.columns, at.strip.rows);
   const int64_t positions = c.images * c.in.size();
   const int64_t tiles = (positions + at.strip.positions() - 1) / at.strip.positions();
   T* partial = c.partial + ((at.group * tiles + blockIdx.x) * 2 * slots + 2 * slot) * c.in_channels;
@@ -130,7 +173,7 @@ __device__ __forceinline__ void grad_input(const Branches<T>& c, int source, int
 // Blocks are (groups * chunks, pieces).
 template <typename T, int V>
 __device__ __forceinline__ void branch_weights_piece(const Branches<T>& c, int branch, int chunks,
-                                                     SourcesShared<T, V>& s) {
+                                                     WeightShared<T>& s) {
   const int group = static_cast<int>(blockIdx.x) / chunks;
   if (group >= c.groups || !branch_runs(c, group, branch)) return;
   const BlockWeights<T> w = branch_weights(c, branch);
@@ -148,13 +191,13 @@ __device__ __forceinline__ void branch_weights_piece(const Branches<T>& c, int b
       begin + share < positions ? begin + share : positions,
       c.partial_weights +
           (static_cast<int64_t>(branch) * c.groups * chunks + blockIdx.x) * c.partial_weights_row};
-  weight_piece<V>(piece, static_cast<int>(blockIdx.y), s);
+  weight_piece<V>(piece, s);
 }
 
 template <typename T, int V>
 union BranchShared {
   Vec<T, V> sums[2][kThreads];
-  SourcesShared<T, V> weights;
+  WeightShared<T> weights;
 };
 
 // partial is [G, tiles, 2 * sources of the list, C], counters are [sources of the list, chunks].
@@ -209,7 +252,7 @@ __global__ __launch_bounds__(kThreads) void conv_blocks_sum_weights(
   if (out == nullptr) return;
   const T* in = c.partial_weights +
                 static_cast<int64_t>(branch) * c.groups * chunks * c.partial_weights_row + e;
-  *out = sum_chunks(in, c.partial_weights_row, c.groups, chunks,
+  *out = sum_chunks(in, c.partial_weights_row, chunks, c.groups, chunks,
                     [&](int group) { return branch_runs(c, group, branch); });
 }
 
