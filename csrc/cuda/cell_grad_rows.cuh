@@ -11,22 +11,22 @@
 // reach of 4 (dilated 5x5) and 16 x 16 positions four times the bytes of y and g, and the products.
 #pragma once
 
-#include "cuda/cell_product.cuh"
+#include "cuda/cell_fragments.cuh"
 
 namespace darts_fast::cuda {
 namespace {
 
 // Channels [ch, ch + depths) of dL/dy where matrix `tap` of the block takes it from for each
 // position of the tile; 0 where there is none.
-template <int V, typename T, typename Outer>
-__device__ __forceinline__ void fill_gradient(Operands<T>& s, const Outer& outer, const BlockRow& b,
+template <int V, typename T, typename Rows, typename Outer>
+__device__ __forceinline__ void fill_gradient(Rows& a, const Outer& outer, const BlockRow& b,
                                               const Plane& plane, int stride, const Positions& tile,
                                               int positions, int channels, int tap, int ch,
                                               int depths) {
   const bool dense = is_kind(b, ConvKind::kDense);
   const bool separable = is_kind(b, ConvKind::kSeparable);
   const int pad = b.dilation * (b.kernel - 1) / 2;
-  fill_rows<V>(s.a, positions, tile.count, depths, [&](int p, int d) {
+  fill_rows<V>(a, positions, tile.count, depths, [&](int p, int d) {
     const Spot at = spot(tile, p);
     int h = at.h, w = at.w;
     if (!separable) {
@@ -43,28 +43,29 @@ __device__ __forceinline__ void fill_gradient(Operands<T>& s, const Outer& outer
 }
 
 // A tile of them, channels [first_input, first_input + kWidth), to `out`. `plane` is that of dL/dy.
-template <int V, typename T, typename Outer>
+template <int V, typename T, typename Outer, typename O>
 __device__ __forceinline__ void grad_rows_tile(const BlockWeights<T>& w, const Outer& outer,
                                                const Plane& plane, int stride, const Micro& micro,
-                                               const Positions& tile, int first_input,
-                                               Operands<T>& s, T* out) {
+                                               const Positions& tile, int first_input, O& operands,
+                                               T* out) {
   const MicroPlace place(micro);
-  Accumulator<T> sum;
-#pragma unroll
-  for (int i = 0; i < kMicro; ++i) sum[i] = zeros<T, kMicro>();
+  auto& s = factors(operands);
+  typename O::Sums sums = {};
   for (int tap = 0; tap < matrices(w.row); ++tap) {
     const BlockMatrix<T> matrix = block_matrix(w, tap);
     for (int ch = 0; ch < w.outputs; ch += kDepth) {
       const int depths = least(w.outputs - ch, kDepth);
-      fill_gradient<V>(s, outer, w.row, plane, stride, tile, micro.positions(), w.outputs, tap, ch,
-                       depths);
+      fill_gradient<V, T>(s.a, outer, w.row, plane, stride, tile, micro.positions(), w.outputs, tap,
+                          ch, depths);
       fill_matrix<true>(s, depths, least(w.inputs - first_input, kWidth),
                         [&](int d, int i) { return matrix(ch + d, first_input + i); });
       __syncthreads();
-      multiply(s, place, sum);
+      multiply(s, micro, place, sums);
       __syncthreads();
     }
   }
+  Accumulator<T> sum;
+  take_sums(operands, micro, place, sums, sum);
   store_tile<V>(out, w.inputs, place, tile.count, first_input, sum);
 }
 
@@ -72,7 +73,7 @@ template <typename T, typename M, int V>
 __global__ __launch_bounds__(kThreads,
                              kResident<T>) void cell_grad_rows(const __grid_constant__ Cell<T, M> c,
                                                                int list) {
-  __shared__ Operands<T> s;
+  __shared__ OperandsOf<T, FactorOf<T, M>> s;
   const int block = c.table.lists[list + static_cast<int>(blockIdx.z)];
   const BlockWeights<T> w = block_weights(c, block);
   const OpRow& op = c.table.ops[w.row.op];

@@ -19,9 +19,15 @@ constexpr int kMostPositions = 256;
 constexpr int kMostTaps = 49;
 constexpr int kMicro = 4;
 
+// A thread's sums.
+template <typename T>
+using Accumulator = Vec<T, kMicro>[kMicro];  // [position].lane[channel]
+
 // Rows are padded by a vector: threads that fill neighbouring channels hit other banks.
 template <typename T>
 struct Operands {
+  using Sums = Accumulator<T>;
+
   alignas(32) T a[kDepth][kMostPositions + kMicro];
   alignas(32) T w[kDepth][kWidth + kMicro];
   T taps[kMostTaps][kDepth];
@@ -31,14 +37,13 @@ struct Operands {
 struct Micro {
   int columns, rows, chunks;
 
-  __host__ __device__ explicit Micro(int channels) {
-    const int width = channels < kWidth ? channels : kWidth;
-    columns = (width + kMicro - 1) / kMicro;
-    rows =
-        kThreads / columns < kMostPositions / kMicro ? kThreads / columns : kMostPositions / kMicro;
-    chunks = (channels + kWidth - 1) / kWidth;
-  }
-  __host__ __device__ int positions() const { return rows * kMicro; }
+  __host__ __device__ constexpr explicit Micro(int channels)
+      : columns(((channels < kWidth ? channels : kWidth) + kMicro - 1) / kMicro),
+        rows(kThreads / columns < kMostPositions / kMicro ? kThreads / columns
+                                                          : kMostPositions / kMicro),
+        chunks((channels + kWidth - 1) / kWidth) {}
+  __host__ __device__ constexpr int positions() const { return rows * kMicro; }
+  __host__ __device__ constexpr int width() const { return columns * kMicro; }
 };
 
 // Where a thread works: positions [p, p + 4) of the tile, channels [o, o + 4) of the chunk.
@@ -55,11 +60,22 @@ struct MicroPlace {
   }
 };
 
+// Of operands that may be laid out in another way (cell_fragments.cuh): what is filled and
+// multiplied, and at the end the sums of the thread.
 template <typename T>
-using Accumulator = Vec<T, kMicro>[kMicro];  // [position].lane[channel]
+__device__ __forceinline__ Operands<T>& factors(Operands<T>& s) {
+  return s;
+}
 
 template <typename T>
-__device__ __forceinline__ void multiply(const Operands<T>& s, const MicroPlace& at,
+__device__ __forceinline__ void take_sums(Operands<T>&, const Micro&, const MicroPlace&,
+                                          const Accumulator<T>& sums, Accumulator<T>& sum) {
+#pragma unroll
+  for (int i = 0; i < kMicro; ++i) sum[i] = sums[i];
+}
+
+template <typename T>
+__device__ __forceinline__ void multiply(const Operands<T>& s, const Micro&, const MicroPlace& at,
                                          Accumulator<T>& sum) {
   if (!at.works) return;
 #pragma unroll 4
@@ -96,16 +112,17 @@ __device__ __forceinline__ void store_tile(M* to, int channels, const MicroPlace
 }
 
 // a[d][p] = value(p, d) for the tile's positions and V depths at once; 0 behind `depths`.
-template <int V, int Row, typename T, typename Value>
-__device__ __forceinline__ void fill_rows(T (&a)[kDepth][Row], int positions, int count, int depths,
+template <int V, int Row, typename F, typename Value>
+__device__ __forceinline__ void fill_rows(F (&a)[kDepth][Row], int positions, int count, int depths,
                                           Value value) {
   constexpr int kVectors = kDepth / V;
   for (int i = static_cast<int>(threadIdx.x); i < positions * kVectors; i += kThreads) {
     const int p = i / kVectors;
     const int d = (i - p * kVectors) * V;
-    const Vec<T, V> v = p < count && d < depths ? value(p, d) : zeros<T, V>();
+    using Values = decltype(value(p, d));
+    const Values v = p < count && d < depths ? value(p, d) : Values{};
 #pragma unroll
-    for (int lane = 0; lane < V; ++lane) a[d + lane][p] = v.lane[lane];
+    for (int lane = 0; lane < V; ++lane) a[d + lane][p] = narrow<F>(v.lane[lane]);
   }
 }
 
@@ -135,8 +152,8 @@ __device__ __forceinline__ int least(int a, int b) { return a < b ? a : b; }
 
 // Channels [ch, ch + depths) of the rows that block b multiplies with matrix `tap`: its depthwise
 // outputs, or the pixels that a tap of a dense convolution sees. Into a[][0 .. positions).
-template <int V, typename T, typename M, int Row>
-__device__ __forceinline__ void fill_input(T (&a)[kDepth][Row], const T (&taps)[kMostTaps][kDepth],
+template <int V, typename T, typename M, typename Rows>
+__device__ __forceinline__ void fill_input(Rows& a, const T (&taps)[kMostTaps][kDepth],
                                            const BlockInput<T, M>& in, const BlockRow& b,
                                            const Positions& tile, int positions, int tap, int ch,
                                            int depths) {
