@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import torch
 from cell_cases import DARTS, NASBENCH201, Case, by_role, make_case, op_arguments, whole_numbers
+from checked_runs import architecture_of_process
 from simulated_cell import MARKS, SimulatedCell, backend
 from simulator import Order
 from torch import Tensor
@@ -35,6 +36,11 @@ AUTOCAST = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
 def stored(x: Tensor, dtype: torch.dtype) -> Tensor:
     """x as it is read back; its gradient passes unchanged."""
     return x + (x.detach().to(dtype).to(x.dtype) - x.detach())
+
+
+def rounds_factors(dtype: torch.dtype) -> bool:
+    """Whether products are those of tensor cores: sm_75 has none for bfloat16."""
+    return dtype == torch.float16 or architecture_of_process() >= 80
 
 
 class Product(torch.autograd.Function):
@@ -72,7 +78,8 @@ def rounding(dtype: torch.dtype) -> Iterator[None]:
         patch.setattr(
             _mixed_cell, "_apply", lambda op, x, *rest: apply(op, stored(x, dtype), *rest)
         )
-        patch.setattr(_layers, "pointwise", lambda x, weight: Product.apply(x, weight, dtype))
+        if rounds_factors(dtype):
+            patch.setattr(_layers, "pointwise", lambda x, weight: Product.apply(x, weight, dtype))
         yield
 
 
@@ -174,11 +181,42 @@ def test_what_16_bits_hold_is_kept_exactly(backend, channels, stride, dtype):
         assert torch.equal(half[name], value.to(half[name].dtype)), name
 
 
+# Of every number of pieces that a warp may have, of one chunk of 64 channels, and of more.
+WIDTHS = [(1, 1), (5, 20), (16, 33), (20, 60), (70, 130), (64, 64)]
+
+
+@HALVES
+@pytest.mark.parametrize(("inputs", "outputs"), WIDTHS)
+def test_products_of_whole_numbers_are_exact_at_any_width(backend, inputs, outputs, dtype):
+    generator = torch.Generator().manual_seed(0)
+
+    def draw(*shape: int) -> Tensor:
+        return torch.randint(-1, 2, shape, generator=generator).float()
+
+    x, weight = draw(3, inputs, 7, 9), draw(outputs, inputs, 1, 1)
+    grad = draw(3, outputs, 7, 9)
+    found = []
+    for given in (x, x.to(dtype)):
+        leaves = [given.requires_grad_(), weight.clone().requires_grad_()]
+        if given.dtype == torch.float32:
+            output = torch.nn.functional.conv2d(given.relu(), leaves[1])
+        else:
+            zero = torch.zeros(outputs)
+            statistics = (None, None, zero, zero + 1, 2, 0.0)
+            with backend.registered("relu_conv_norm", "relu_conv_norm_backward"):
+                output = RELU_CONV_NORM(given, leaves[1:], *statistics, 1, 1)[0]
+        found.append([output, *torch.autograd.grad(output, leaves, grad.to(output.dtype))])
+    for wide, narrow in zip(*found, strict=True):
+        assert wide.abs().max() <= 256 or narrow.dtype == torch.float32
+        assert torch.equal(narrow.float(), wide)
+
+
 @HALVES
 def test_both_factors_of_products_are_rounded(backend, dtype):
     # One separable block of two channels, whose window sees one pixel of 1. Terms of opposite sign
-    # cancel to 0 where rounding takes `step` away, and to `step` where it is kept.
+    # cancel to 0 where rounding takes `step` away, and to `step` where no factor is rounded.
     step = torch.finfo(dtype).eps / 4
+    kept = 0.0 if rounds_factors(dtype) else step
 
     def run(
         depthwise: list[float], pointwise: list[float], gamma: list[float]
@@ -198,11 +236,11 @@ def test_both_factors_of_products_are_rounded(backend, dtype):
 
     ones = [1.0, 1.0]
     over = [1.0 + step, -1.0]
-    assert run(over, ones, ones)[0].tolist() == [0.0, 0.0]
-    assert run(ones, over, ones)[0].tolist() == [0.0, 0.0]
-    assert run(ones, ones, over)[1].tolist() == [0.0, 0.0]
-    assert run(ones, ones, over)[2].tolist() == [1.0, 1.0, -1.0, -1.0]
-    assert run(over, ones, ones)[2].tolist() == [1.0, -1.0, 1.0, -1.0]
+    assert run(over, ones, ones)[0].tolist() == [kept, kept]
+    assert run(ones, over, ones)[0].tolist() == [kept, kept]
+    assert run(ones, ones, over)[1].tolist() == [kept, kept]
+    assert run(ones, ones, over)[2].tolist() == [1.0 + kept, 1.0 + kept, -1.0, -1.0]
+    assert run(over, ones, ones)[2].tolist() == [1.0 + kept, -1.0, 1.0 + kept, -1.0]
     # Taps, scales and sums are float32's: a difference that 16 bits hold beside 1 arrives.
     assert run([1.0, 2 * step - 1.0], ones, ones)[0].tolist() == [2 * step, 2 * step]
 

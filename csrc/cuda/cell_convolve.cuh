@@ -123,8 +123,13 @@ __device__ __forceinline__ void tile_statistics(int channels, const Micro& micro
   }
 }
 
+// One channel at a time the float32 product needs the registers of two blocks; that of tensor cores
+// does not.
 template <typename T, typename M, int V>
-__global__ __launch_bounds__(kThreads, V == 1 ? 1 : kResident<T>) void cell_convolve(
+constexpr int kConvolveResident = V == 1 && sizeof(StateOf<T, M>) > 2 ? 1 : kResident<T>;
+
+template <typename T, typename M, int V>
+__global__ __launch_bounds__(kThreads, kConvolveResident<T, M, V>) void cell_convolve(
     const __grid_constant__ Cell<T, M> c, int list) {
   __shared__ ConvolveShared<T, FactorOf<T, M>> s;
   const Micro micro(c.channels);

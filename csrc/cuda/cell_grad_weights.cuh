@@ -113,11 +113,12 @@ __device__ __forceinline__ void matrix_piece(const WeightPiece<T, M, Outer>& pie
     add_products(s, place, outputs, sum);
     __syncthreads();
   }
-  const int64_t row = (static_cast<int64_t>(tap) * channels + first_output) * inputs + ch;
+  if (place.o >= outputs) return;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
     const int o = place.output(i), d = place.input(i);
-    if (o < outputs && d < depths) piece.out[row + static_cast<int64_t>(o) * inputs + d] = sum[i];
+    const int64_t row = (static_cast<int64_t>(tap) * channels + first_output + o) * inputs + ch;
+    if ((o == place.o || o < outputs) && d < depths) piece.out[row + d] = sum[i];
   }
 }
 
