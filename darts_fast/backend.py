@@ -94,8 +94,9 @@ def use_cuda_kernels(enabled: bool = True) -> Iterator[None]:
     Off by default: the kernels equal `reference` under an emulation of CUDA on the CPU, but were
     timed on no device. The backend must be "fused", the extension built with CUDA, the states
     float32 or float64, or under autocast float32 or its own dtype: maps are then stored in that.
-    Cells, single edges of them, preprocessing and running statistics follow the switch;
-    `functional` always calls the kernels of its tensors' device.
+    Cells, single edges of them, preprocessing and running statistics follow the switch; of cells
+    with more than 64 channels the convolutions stay PyTorch's. `functional` always calls the
+    kernels of its tensors' device.
     """
     global _cuda_kernels
     before, _cuda_kernels = _cuda_kernels, bool(enabled)

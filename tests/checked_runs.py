@@ -11,12 +11,18 @@ from collections.abc import Callable
 import pytest
 from simt_build import ROOT, SANITIZER_OPTIONS, Build
 
-_BUILD = "DARTS_TEST_BUILD"  # the environment variable that names what checks the kernels
+# Environment variables: what checks the kernels, and for which architecture they are compiled.
+_BUILD, _ARCHITECTURE = "DARTS_TEST_BUILD", "DARTS_TEST_ARCHITECTURE"
 
 
 def build_of_process() -> Build:
     """What checks the kernels here."""
     return Build(os.environ.get(_BUILD, "plain"))
+
+
+def architecture_of_process() -> int:
+    """As which kernels are compiled here: 80 stands for all from sm_80 on."""
+    return int(os.environ.get(_ARCHITECTURE, "80"))
 
 
 def under_every_check(test: Callable[..., None]) -> Callable[..., None]:
@@ -25,7 +31,7 @@ def under_every_check(test: Callable[..., None]) -> Callable[..., None]:
     return pytest.mark.slow(pytest.mark.timeout(3600)(each(test)))
 
 
-def run_checked(build: Build, *files: str) -> None:
+def run_checked(build: Build, *files: str, architecture: int = 80) -> None:
     """All tests of the files, the slow ones too; skips where the check has no runtime.
 
     Not those that call gradcheck: they run kernels thousands of times, on sizes that others have.
@@ -34,6 +40,7 @@ def run_checked(build: Build, *files: str) -> None:
     if preload is None:
         pytest.skip(f"the compiler has no shared runtime of the {build.value} sanitizer")
     environment = {**os.environ, **SANITIZER_OPTIONS, **preload, _BUILD: build.value}
+    environment[_ARCHITECTURE] = str(architecture)
     # Without -s the report of a process that ends at once would be lost.
     command = [sys.executable, "-m", "pytest", "-q", "-s", "-n", "0", "-p", "no:cacheprovider"]
     command += ["-m", "", "-k", "not under_every_check and not gradcheck", *files]

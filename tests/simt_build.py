@@ -56,7 +56,8 @@ class Build(Enum):
 
     @property
     def scheduler_sources(self) -> list[str]:
-        files = ["simt", "report", "fibers", "names", *(["traffic"] if self is Build.COUNT else [])]
+        files = ["simt", "fragments", "report", "fibers", "names"]
+        files += ["traffic"] if self is Build.COUNT else []
         return [f"tests/simt/{name}.cpp" for name in files]
 
     def preload(self) -> dict[str, str] | None:
@@ -91,17 +92,19 @@ def run_tool(*command: object) -> None:
 
 
 def compile_kernels(
-    sources: Iterable[Path], folder: Path, build: Build = Build.PLAIN
+    sources: Iterable[Path], folder: Path, build: Build = Build.PLAIN, more: Iterable[str] = ()
 ) -> list[Path]:
     """The objects of kernel files and of the scheduler that runs them.
 
     A kernel file has no variables but its `__shared__` ones; g++ ignores a section attribute on
     variables of templates, so they are moved to the section that the scheduler fills afterwards.
+
+    Args: more, flags for the kernel files besides those of the build.
     """
     objects = []
     for source in sources:
         objects.append(folder / f"{source.stem}_device.o")
-        flags = [*FLAGS, *WARNINGS, *build.kernels]
+        flags = [*FLAGS, *WARNINGS, *build.kernels, *more]
         run_tool(COMPILER, *flags, "-x", "c++", "-c", source.relative_to(ROOT), "-o", objects[-1])
         section = ".bss=simt_shared,alloc,load,data,contents"
         run_tool("objcopy", "--rename-section", section, objects[-1])

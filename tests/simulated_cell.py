@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from checked_runs import build_of_process
+from checked_runs import architecture_of_process, build_of_process
 from simt_build import Build, missing_tools
 from simulator import Order, Simulated
 
@@ -43,7 +43,11 @@ class SimulatedCell(Simulated):
     """One library for the three ops: they share kernels."""
 
     def __init__(self, folder: Path, build: Build = Build.PLAIN) -> None:
-        super().__init__(folder, "mixed_cell", build, kernels=_KERNELS, bindings=_BINDINGS)
+        architecture = architecture_of_process()
+        flags = [f"-D__CUDA_ARCH__={architecture}0"] if architecture < 80 else []
+        super().__init__(
+            folder, "mixed_cell", build, kernels=_KERNELS, bindings=_BINDINGS, flags=flags
+        )
 
     @contextmanager
     def replacing(self) -> Iterator[None]:

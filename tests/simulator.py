@@ -67,6 +67,7 @@ class Simulated:
         family: its sources are csrc/cuda/FAMILY_kernels.cu and csrc/cuda/FAMILY.cpp.
         build: what checks the kernels.
         kernels, bindings: sources beside those, relative to csrc.
+        flags: for the kernels besides those of the build.
     """
 
     def __init__(
@@ -77,9 +78,10 @@ class Simulated:
         *,
         kernels: Iterable[str] = (),
         bindings: Iterable[str] = (),
+        flags: Iterable[str] = (),
     ) -> None:
         names = [f"cuda/{family}_kernels.cu", *kernels]
-        objects = compile_kernels([ROOT / "csrc" / name for name in names], folder, build)
+        objects = compile_kernels([ROOT / "csrc" / name for name in names], folder, build, flags)
         headers = [f"-isystem{path}" for path in cpp_extension.include_paths()]
         for name in (f"cuda/{family}.cpp", *bindings):
             objects.append(folder / f"{Path(name).stem}_binding.o")

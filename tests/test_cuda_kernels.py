@@ -143,7 +143,7 @@ def test_occupancy(architecture, threads, registers, shared, blocks, share, limi
 
 
 RECORDED = {"registers": 40, "shared": 0, "blocks_per_multiprocessor": 6, "load_bits": 128}
-RECORDED |= {"store_bits": 128, "instructions": 100, "doubles": 2}
+RECORDED |= {"store_bits": 128, "instructions": 100, "doubles": 2, "mix": {"matrix": 5}}
 
 
 @pytest.mark.parametrize(
@@ -155,6 +155,7 @@ RECORDED |= {"store_bits": 128, "instructions": 100, "doubles": 2}
         ({"blocks_per_multiprocessor": 5}, "k, sm_80: blocks_per_multiprocessor 5, recorded 6"),
         ({"load_bits": 64}, "k, sm_80: load_bits 64, recorded 128"),
         ({"instructions": 106}, "k, sm_80: instructions 106, recorded 100"),
+        ({"mix": {"float": 90}}, "k, sm_80: 0 instructions of tensor cores, recorded 5"),
     ],
 )
 def test_what_is_worse_than_its_record_fails(change, message):

@@ -6,16 +6,25 @@ Forwards only: torch without CUDA ends the process when autograd meets a CUDA te
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Iterator
 
 import pytest
 import torch
 from gpu_cases import CASES, GpuCase
+from pretended_device import There, move_there, pretended_device
+from removal_cases import mixed_tables, small_batches, small_net
+from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from darts_fast.backend import use_backend, use_cuda_kernels
 from darts_fast.functional import node_sum
+from darts_fast.nn import Cell, MixedOp, plan
 from darts_fast.nn.fused_cell import runs_native
+from darts_fast.nn.nasbench201 import NAS201SearchCell
+from darts_fast.selection.engine import MaskedEvaluation
+from darts_fast.spaces import get_space
 
 FAKE = "cuda:0"
 
@@ -63,3 +72,77 @@ def test_modules_take_kernels_on_the_cpu_only(recorded: Recorded) -> None:
     # Until kernels for whole cells are timed on a device, modules run there as plain PyTorch.
     assert runs_native(torch.empty(2, 3, 8, 8))
     assert not runs_native(torch.empty(2, 3, 8, 8, device=FAKE))
+
+
+C = 8
+
+
+def wide_cell(name: str) -> tuple[nn.Module, list[Tensor]]:
+    """A module of C channels and what its forward takes, in float64."""
+    torch.manual_seed(0)
+    ops = get_space("s5").primitives["normal"][0]
+    if name == "edge":
+        module: nn.Module = MixedOp(C, 2, ops)
+        arguments = [torch.randn(2, C, 8, 6), torch.rand(len(ops))]
+    elif name == "nasbench201":
+        space = get_space("nasbench201")
+        settings = {"zero": "multiply", "affine": True, "track_running_stats": True}
+        module = NAS201SearchCell(C, space.edges, space.primitives["cell"], **settings)
+        arguments = [torch.randn(2, C, 8, 6), torch.rand(6, 5)]
+    else:
+        sizes = {"reduction": name == "reduction", "reduction_prev": True, "zero": "multiply"}
+        module = Cell(2, 2, 6, 5, C, **sizes, primitives=[ops] * 5)
+        arguments = [torch.randn(2, 6, 16, 12), torch.randn(2, 5, 8, 6), torch.rand(5, len(ops))]
+    return module.double(), [x.double() for x in arguments]
+
+
+# How each runs as native calls, and with its convolutions in the library.
+ROUTES = {
+    "normal": (["relu_conv_norm"] * 2 + ["mixed_cell"], ["node_sum"] * 2),
+    "reduction": (["relu_conv_norm"] * 2 + ["mixed_cell"], ["node_sum"] * 2),
+    "nasbench201": (["mixed_cell"], ["node_sum"] * 3),
+    "edge": (["mixed_cell"], ["node_sum"]),
+}
+
+
+@pytest.mark.parametrize("most", [C, C - 1])
+@pytest.mark.parametrize("name", ROUTES)
+def test_convolutions_of_wide_cells_are_the_librarys(name, most, monkeypatch):
+    monkeypatch.setattr(plan, "MOST_CUDA_CHANNELS", most)
+    module, arguments = wide_cell(name)
+    plain = copy.deepcopy(module)
+    with use_backend("reference"):
+        expected = plain(*arguments)
+    move_there(module)
+    with pretended_device(), use_cuda_kernels(), Recorded() as mode:
+        output = module(*(There(x) for x in arguments))
+    called = [op for op in mode.native if "statistics" not in op]
+    assert called == ROUTES[name][most < C]
+    torch.testing.assert_close(output.values, expected)
+    # Running statistics moved as by the modules' own forwards.
+    for moved, own in zip(module.buffers(), plain.buffers(), strict=True):
+        torch.testing.assert_close(moved.values, own)
+
+
+@pytest.mark.parametrize("channels", [64, 65])
+def test_the_crossover(recorded, channels):
+    x, other = (torch.empty(2, channels, 4, 4, device=device) for device in (FAKE, "cpu"))
+    edge = MixedOp(4, 1, ["sep_conv_3x3", "skip_connect"])._plan()
+    without = MixedOp(4, 1, ["max_pool_3x3", "skip_connect"])._plan()
+    assert edge.is_for_library(x) is (channels == 65)
+    assert not edge.is_for_library(other)
+    assert not without.is_for_library(x)  # nothing that a library could do
+
+
+def test_removals_share_wide_cells_too(monkeypatch):
+    # What no table changes is computed once, which a library's faster product does not make up for.
+    net, (images, labels) = small_net("s5", layers=3), small_batches((4,))[0]
+    tables = mixed_tables(net)[:3]
+    expected = MaskedEvaluation(net, tables)(images, labels)
+    monkeypatch.setattr(plan, "MOST_CUDA_CHANNELS", 1)
+    move_there(net)
+    with pretended_device(), use_cuda_kernels(), Recorded() as mode:
+        found = MaskedEvaluation(net, tables, max_memory=2**30)(There(images), There(labels))
+    assert "mixed_cell" in mode.native
+    assert "node_sum" not in mode.native
+    torch.testing.assert_close(found.loss, expected.loss)

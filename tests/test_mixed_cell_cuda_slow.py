@@ -8,6 +8,7 @@ import pytest
 import torch
 from cell_cases import assert_matches_reference
 from checked_runs import run_checked, under_every_check
+from simt_build import Build
 from simulated_cell import MARKS, backend
 from test_mixed_cell import test_any_size, test_any_strides, test_each_kind
 from test_mixed_cell_bf16 import (
@@ -34,6 +35,10 @@ def test_a_real_cell_of_a_search(backend):
 def test_many_tiles(backend):
     # More positions than a tile has, and more tiles than a warp has lanes.
     assert_matches_reference(names=("sep_3", "max_pool"), batch=9, size=(33, 32), channels=4)
+
+
+def test_maps_of_16_bits_as_on_sm_75():
+    run_checked(Build.PLAIN, "tests/test_mixed_cell_cuda_half.py", architecture=75)
 
 
 @under_every_check

@@ -54,6 +54,16 @@ def weighted(out: list[float]) -> float:
     return sum((i + 1) * value for i, value in enumerate(out))
 
 
+def product() -> list[float]:
+    """[16, 8], row by row: sums over k of A[row][k] B[k][column]; B lies column by column."""
+    elements = [INPUT[i % 192] for i in range(256)]
+    return [
+        sum(elements[16 * row + k] * elements[2 * (16 * column + k) % 192] for k in range(16))
+        for row in range(16)
+        for column in range(8)
+    ]
+
+
 CORRECT = {
     "block_sum": weighted([sum(INPUT[:96]), sum(INPUT[96:])]),
     "warp_reverse": weighted([INPUT[i ^ 31] for i in range(96)]),
@@ -62,6 +72,7 @@ CORRECT = {
     "half_warps": weighted([sum(INPUT[i // 16 * 16 : i // 16 * 16 + 16]) for i in range(96)]),
     "shuffle_widths": weighted([1] * 96),
     "votes": weighted([1] * 96),
+    "product": weighted(product()),
     "sum_of_threads": sum(INPUT[:96]),
     "sum_of_blocks": sum(INPUT[:96]),
     "last_block": sum(INPUT[:96]) + sum((97 + i) * value for i, value in enumerate(INPUT[:96])),
@@ -99,6 +110,9 @@ FOUND_BY = {
     "barrier_after_return": ("barrier", SYNCHRONISATION),
     "barrier_at_two_lines": ("barrier", SYNCHRONISATION),
     "absent_lanes": ("shuffle", SYNCHRONISATION),
+    "absent_factors": ("product", SYNCHRONISATION),
+    "product_at_two_lines": ("product", SYNCHRONISATION),
+    "swapped_factors": ("product", {Build.PLAIN}),
     "shared_out_of_bounds": ("block_sum", {Build.ADDRESS}),
     "global_out_of_bounds": ("copy", {Build.ADDRESS}),
     "misaligned": ("copy", {Build.ADDRESS}),
@@ -160,6 +174,17 @@ def line_of(text: str, occurrence: int = 0) -> int:
             "shuffle<(Bug)1>",
             r"the mask names lane \d+, which has returned|"
             r"51 thread\(s\) wait at a warp operation, .*; 45 have returned",
+        ),
+        (
+            "absent_factors",
+            "product<(Bug)1>",
+            r"the mask names lane \d+, which has returned|"
+            r"17 thread\(s\) wait at a warp operation, .*; 15 have returned",
+        ),
+        (
+            "product_at_two_lines",
+            "product<(Bug)3>",
+            r"16 thread\(s\) wait at a warp operation, .*; 16 thread\(s\) wait at a warp operation",
         ),
         ("partial_warp", "shuffle<(Bug)0>", "the mask names lane 28, which does not exist"),
         ("lane_outside_its_mask", "shuffle<(Bug)2>", r"lane \d*[13579] is not in its own mask"),

@@ -6,10 +6,10 @@
 
 Fails on warnings, on registers that spill, on local memory, on double arithmetic in kernels that
 are not for double, and where a kernel takes more registers or shared memory, lets fewer blocks run
-together, has more instructions, more lines of arithmetic in double or narrower accesses than
-recorded. Kernels for double have <double> in their name; those that finish sums in double by design
-are listed in the record, under "sums_in_double". Instructions are read by cuobjdump (PyPI:
-nvidia-cuda-cuobjdump); without it the run says so and checks the rest.
+together, has more instructions, fewer of tensor cores, more lines of arithmetic in double or
+narrower accesses than recorded. Kernels for double have <double> in their name; those that finish
+sums in double by design are listed in the record, under "sums_in_double". Instructions are read by
+cuobjdump (PyPI: nvidia-cuda-cuobjdump); without it the run says so and checks the rest.
 """
 
 from __future__ import annotations
@@ -100,6 +100,13 @@ def worse(rows: dict[str, dict[str, Row]], recorded: dict[str, dict[str, Row]]) 
                     found.append(
                         f"{name}, {architecture}: {key} {now[key]}, recorded {before[key]}"
                     )
+            if "mix" in now and "mix" in before:
+                products, wanted = (r["mix"].get("matrix", 0) for r in (now, before))
+                if products < wanted:
+                    found.append(
+                        f"{name}, {architecture}: {products} instructions of tensor cores, "
+                        f"recorded {wanted}"
+                    )
             limit = before.get("instructions", 0) * MORE_INSTRUCTIONS
             if limit and now.get("instructions", 0) > limit:
                 found.append(
@@ -136,8 +143,9 @@ def table(record: dict[str, Any]) -> str:
     ]
     for name, by_architecture in record["kernels"].items():
         for architecture, r in by_architecture.items():
-            mix = list(r.get("mix", {}).items())[:5]
-            kinds = ", ".join(f"{number} {kind}" for kind, number in mix)
+            mix = r.get("mix", {})
+            named = [kind for i, kind in enumerate(mix) if i < 5 or kind == "matrix"]
+            kinds = ", ".join(f"{mix[kind]} {kind}" for kind in named)
             lines.append(
                 f"| `{name}` | {architecture} | {r['registers']} | {r['shared']} "
                 f"| {r['blocks_per_multiprocessor']} x {r['threads']} | {r['occupancy']:.2f} "

@@ -143,10 +143,10 @@ class BackwardLaunches {
     launch("cell_grad_norms", cell_grad_norms<T, M>, n.entering.count, kThreads, stream_, c_,
            n.entering.at, n.has_products ? c_.node_boxes.boxes : tiles);
     if (n.chains.count > 0) {
-      launch(
-          "cell_grad_inner", cell_grad_inner<T, M, V>,
-          dim3(c_.node_boxes.chunks, c_.groups * box_micro(c_.channels, V).chunks, n.chains.count),
-          kThreads, stream_, c_, n.chains.at);
+      launch("cell_grad_inner", cell_grad_inner<T, M, V>,
+             dim3(c_.node_boxes.chunks, c_.groups * box_micro<StateOf<T, M>>(c_.channels, V).chunks,
+                  n.chains.count),
+             kThreads, stream_, c_, n.chains.at);
     }
     if (n.sources.empty() && n.weights.count > 0) sources({}, n.weights);
     for (size_t i = 0; i < n.sources.size(); ++i) {
@@ -165,7 +165,7 @@ class BackwardLaunches {
     unsigned x = 0, y = 0;
     for (int i = 0; i < sources.size; ++i) {
       const bool input = sources.state[i] < c_.inputs;
-      const Micro micro = box_micro(input ? c_.in_channels : c_.channels, V);
+      const Micro micro = box_micro<StateOf<T, M>>(input ? c_.in_channels : c_.channels, V);
       x = std::max(x, grid_size((input ? c_.input_boxes : c_.node_boxes).chunks));
       y = std::max(y, grid_size(c_.groups * micro.chunks));
     }
@@ -228,10 +228,10 @@ void launch_cell(const CudaCellBackward<T, M>& p, const Allocate& allocate, cuda
   };
   const Plane out = {cell.node_height, cell.node_width};
   const int64_t positions = s.images * out.size();
-  const Micro micro = box_micro(cell.channels, lanes);
+  const Micro micro = box_micro<StateOf<T, M>>(cell.channels, lanes);
   cell.node_boxes = box_grid(out, 1, s.images, micro.positions());
-  cell.input_boxes =
-      box_grid(out, cell.stride, s.images, box_micro(cell.in_channels, lanes).positions());
+  cell.input_boxes = box_grid(out, cell.stride, s.images,
+                              box_micro<StateOf<T, M>>(cell.in_channels, lanes).positions());
   // Whole vectors, so that every row is aligned.
   cell.partial_weights_row = ceil_divide(limits.row, 16) * 16;
   for (BoxGrid* grid : {&cell.node_boxes, &cell.input_boxes}) {

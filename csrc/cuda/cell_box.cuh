@@ -6,7 +6,7 @@
 // gradients of: every pair of an output and a cell of its window belongs to the box of the cell.
 #pragma once
 
-#include "cuda/cell_product.cuh"
+#include "cuda/cell_fragments.cuh"
 #include "cuda/cell_strip.cuh"
 #include "cuda/tables.cuh"
 
@@ -17,8 +17,9 @@ namespace {
 // many channels and threads of the product at a time.
 constexpr int kBoxChannels = 16, kBoxThreads = 64;  // times the lanes
 
+template <typename S>
 __host__ __device__ inline Micro box_micro(int channels, int lanes) {
-  return Micro(channels, kBoxChannels * lanes, kBoxThreads * lanes);
+  return micro_of<S>(channels, kBoxChannels * lanes, kBoxThreads * lanes);
 }
 
 // Positions of one plane; an image counts in the group.

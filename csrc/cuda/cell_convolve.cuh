@@ -12,16 +12,16 @@
 // pools, G, chunks].
 #pragma once
 
+#include "cuda/cell_fragments.cuh"
 #include "cuda/cell_norms.cuh"
 #include "cuda/cell_pool.cuh"
-#include "cuda/cell_product.cuh"
 
 namespace darts_fast::cuda {
 namespace {
 
-template <typename T>
+template <typename T, typename F = T>
 union ConvolveShared {
-  Operands<T> operands;
+  OperandsOf<T, F> operands;
   struct {
     Vec<T, kMicro> totals[1][kThreads];
     Vec<T, kMicro> moments[2][kThreads];
@@ -29,12 +29,14 @@ union ConvolveShared {
 };
 
 // A tile's outputs as sums in the accumulator.
-template <int V, typename T, typename M>
+template <int V, typename T, typename M, typename O>
 __device__ __forceinline__ void convolve_tile(const BlockWeights<T>& w, const BlockInput<T, M>& in,
                                               const Micro& micro, const MicroPlace& place,
-                                              const Positions& tile, int first_output,
-                                              Operands<T>& s, Accumulator<T>& sum) {
+                                              const Positions& tile, int first_output, O& operands,
+                                              Accumulator<T>& sum) {
   const BlockRow& b = w.row;
+  auto& s = factors(operands);
+  typename O::Sums sums = {};
   const bool separable = is_kind(b, ConvKind::kSeparable);
   const int outputs = least(w.outputs - first_output, kWidth);
   for (int tap = 0; tap < matrices(b); ++tap) {
@@ -49,10 +51,11 @@ __device__ __forceinline__ void convolve_tile(const BlockWeights<T>& w, const Bl
       fill_matrix<false>(s, depths, outputs,
                          [&](int d, int o) { return matrix(first_output + o, ch + d); });
       __syncthreads();
-      multiply(s, place, sum);
+      multiply(s, micro, place, sums);
       __syncthreads();
     }
   }
+  take_sums(operands, micro, place, sums, sum);
 }
 
 template <typename T, typename M, int V>
@@ -82,11 +85,11 @@ __device__ __forceinline__ void pool_tile(const Cell<T, M>& c, const PoolRow& ro
 
 // Mean and centred squares of the tile, per channel: about the tile's own mean, whose rounding is
 // taken back out.
-template <typename T>
+template <typename T, typename F>
 __device__ __forceinline__ void tile_statistics(int channels, const Micro& micro,
                                                 const MicroPlace& place, int count,
                                                 int first_channel, const Accumulator<T>& value,
-                                                ConvolveShared<T>& s, T* out) {
+                                                ConvolveShared<T, F>& s, T* out) {
   const auto counts = [&](int i) { return place.works && place.p + i < count; };
   Vec<T, kMicro> total[1] = {zeros<T, kMicro>()};
 #pragma unroll
@@ -120,11 +123,16 @@ __device__ __forceinline__ void tile_statistics(int channels, const Micro& micro
   }
 }
 
+// One channel at a time the float32 product needs the registers of two blocks; that of tensor cores
+// does not.
 template <typename T, typename M, int V>
-__global__ __launch_bounds__(kThreads, V == 1 ? 1 : kResident<T>) void cell_convolve(
+constexpr int kConvolveResident = V == 1 && sizeof(StateOf<T, M>) > 2 ? 1 : kResident<T>;
+
+template <typename T, typename M, int V>
+__global__ __launch_bounds__(kThreads, kConvolveResident<T, M, V>) void cell_convolve(
     const __grid_constant__ Cell<T, M> c, int list) {
-  __shared__ ConvolveShared<T> s;
-  const Micro micro(c.channels);
+  __shared__ ConvolveShared<T, FactorOf<T, M>> s;
+  const Micro micro = micro_of<StateOf<T, M>>(c.channels);
   const int item = c.table.lists[list + static_cast<int>(blockIdx.z)];
   const int group = static_cast<int>(blockIdx.y) / micro.chunks;
   const int first_output = (static_cast<int>(blockIdx.y) - group * micro.chunks) * kWidth;

@@ -46,7 +46,7 @@ std::vector<NodeStep> forward_steps(CellTablesBuilder<T, M>& builder,
 template <typename T, typename M, int V>
 void launch_items(const Cell<T, M>& cell, const ListRange& items, cudaStream_t stream) {
   if (items.count == 0) return;
-  const Micro micro(cell.channels);
+  const Micro micro = micro_of<StateOf<T, M>>(cell.channels);
   const int64_t positions = cell.images * cell.node_height * cell.node_width;
   launch("cell_convolve", cell_convolve<T, M, V>,
          dim3(grid_size(ceil_divide(positions, micro.positions())), cell.groups * micro.chunks,
@@ -100,7 +100,7 @@ void launch_cell(const CudaCellForward<T, M>& p, const Allocate& allocate, cudaS
     put.pointers(t.running_mean, p.running_mean, s.norms);
     put.pointers(t.running_var, p.running_var, s.norms);
   };
-  const Micro micro(cell.channels);
+  const Micro micro = micro_of<StateOf<T, M>>(cell.channels);
   const int64_t tiles = ceil_divide(s.images * s.node_height * s.node_width, micro.positions());
   const int64_t merged = builder.wants_moments() ? (s.blocks + s.pools) * s.groups : 0;
   const auto place = [&](ScratchArrays& arrays) {

@@ -62,12 +62,12 @@ __device__ __forceinline__ void gather(const GradTask<T, M>& g, const Slab& slab
 }
 
 // The product as [position][row].
-__device__ __forceinline__ int row_of(const Micro& micro) { return micro.columns * kMicro; }
+__device__ __forceinline__ int row_of(const Micro& micro) { return micro.width(); }
 
 template <typename T>
-__device__ __forceinline__ void store_rows(const Micro& micro, const Accumulator<T>& sum, T* rows) {
+__device__ __forceinline__ void store_rows(const Micro& micro, const Accumulator<T>& sum, T* rows,
+                                           int row) {
   const MicroPlace place(micro);
-  const int row = row_of(micro);
   if (!place.works) return;
 #pragma unroll
   for (int i = 0; i < kMicro; ++i) {
@@ -77,18 +77,16 @@ __device__ __forceinline__ void store_rows(const Micro& micro, const Accumulator
 
 // Of a separable block at its box: the weights' partial sums, and where `gathers`, grad[j] += what
 // it gives to the thread's cells, before the ReLU's mask. All threads of the block.
-template <int V, typename T, typename M>
+template <int V, typename T, typename M, typename F>
 __device__ __forceinline__ void grad_separable(const GradTask<T, M>& g, bool gathers,
-                                               GradShared<T, V>& s, Vec<T, V> (&grad)[kItems]) {
+                                               GradShared<T, V, F>& s, Vec<T, V> (&grad)[kItems]) {
   const int positions = g.micro.positions();
   const bool multiplies = gathers || g.taps != nullptr;
   for (int begin = 0; begin < g.region.count; begin += positions) {
     const Slab slab = {g.region, begin, least(g.region.count - begin, positions)};
     const bool fresh = g.fresh && begin == 0;
     if (g.matrix != nullptr) fill_outputs<V>(g, slab, positions, s);
-    Accumulator<T> sum;
-#pragma unroll
-    for (int i = 0; i < kMicro; ++i) sum[i] = zeros<T, kMicro>();
+    typename GradShared<T, V, F>::Products::Sums sums = {};
     for (int ch = 0; ch < g.outputs; ch += kDepth) {
       const int depths = least(g.outputs - ch, kDepth);
       fill_rows<V>(s.operands.a, positions, slab.count, depths, [&](int p, int d) {
@@ -100,15 +98,15 @@ __device__ __forceinline__ void grad_separable(const GradTask<T, M>& g, bool gat
       fill_matrix<true>(s.operands, depths, g.width,
                         [&](int d, int i) { return matrix(ch + d, g.first + i); });
       __syncthreads();
-      if (multiplies) multiply(s.operands, MicroPlace(g.micro), sum);
+      if (multiplies) multiply(s.operands, g.micro, MicroPlace(g.micro), sums);
       if (g.matrix != nullptr) {
-        add_matrix(s.operands.a, s.map, positions, slab.count, depths, g.width, g.inputs,
+        add_matrix(s.operands.a, s.outputs, positions, slab.count, depths, g.width, g.inputs,
                    g.matrix + static_cast<int64_t>(ch) * g.inputs + g.first, fresh);
       }
       __syncthreads();
     }
     if (!multiplies) continue;
-    store_rows(g.micro, sum, s.map);
+    store_rows(g.micro, sums, s.map, row_of(g.micro));
     __syncthreads();
     if (gathers) gather<V>(g, slab, s.map, row_of(g.micro), grad);
     if (g.taps != nullptr) {
@@ -125,26 +123,24 @@ __device__ __forceinline__ void grad_separable(const GradTask<T, M>& g, bool gat
 
 // grad[j] += what a dense convolution or a reduce gives to the thread's cells, before the ReLU's
 // mask. All threads of the block.
-template <int V, typename T, typename M>
-__device__ __forceinline__ void grad_dense(const GradTask<T, M>& g, GradShared<T, V>& s,
+template <int V, typename T, typename M, typename F>
+__device__ __forceinline__ void grad_dense(const GradTask<T, M>& g, GradShared<T, V, F>& s,
                                            Vec<T, V> (&grad)[kItems]) {
-  Accumulator<T> sum;
-#pragma unroll
-  for (int i = 0; i < kMicro; ++i) sum[i] = zeros<T, kMicro>();
+  typename GradShared<T, V, F>::Products::Sums sums = {};
   for (int tap = 0; tap < matrices(g.row); ++tap) {
     for (int ch = 0; ch < g.outputs; ch += kDepth) {
       const int depths = least(g.outputs - ch, kDepth);
-      fill_gradient<V>(s.operands.a, g.outer, g.row, g.out, g.in.stride, g.box, g.micro.positions(),
-                       g.outputs, tap, ch, depths);
+      fill_gradient<V, T>(s.operands.a, g.outer, g.row, g.out, g.in.stride, g.box,
+                          g.micro.positions(), g.outputs, tap, ch, depths);
       const BlockMatrix<T> matrix = g.matrix_of(tap);
       fill_matrix<true>(s.operands, depths, g.width,
                         [&](int d, int i) { return matrix(ch + d, g.first + i); });
       __syncthreads();
-      multiply(s.operands, MicroPlace(g.micro), sum);
+      multiply(s.operands, g.micro, MicroPlace(g.micro), sums);
       __syncthreads();
     }
   }
-  store_rows(g.micro, sum, s.map);
+  store_rows(g.micro, sums, s.map, row_of(g.micro));
   __syncthreads();
   const BoxPlace<V> at(g);
 #pragma unroll

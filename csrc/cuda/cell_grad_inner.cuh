@@ -27,16 +27,16 @@ __device__ __forceinline__ void pass_relu(const BlockInput<T, M>& in, const Spot
   if (out != nullptr) store_narrow<V>(out + element, grad);
 }
 
-template <typename T, int V>
+template <typename T, int V, typename F>
 union InnerShared {
-  GradShared<T, V> block;
+  GradShared<T, V, F> block;
   Vec<T, V> sums[2][kThreads];
 };
 
 // Of a chain's first norm, where its second block begins, at the task's box: s.sums has its sums.
 template <typename T, typename M, int V>
 __device__ __forceinline__ void inner_box(const Cell<T, M>& c, int block, GradTask<T, M>& task,
-                                          InnerShared<T, V>& s) {
+                                          InnerShared<T, V, FactorOf<T, M>>& s) {
   take_block(c, block, task);
   Vec<T, V> grad[kItems], sums[2] = {zeros<T, V>(), zeros<T, V>()};
 #pragma unroll
@@ -59,7 +59,7 @@ template <typename T, typename M, int V>
 __global__ __launch_bounds__(kThreads, kResident<T>) void cell_grad_inner(
     const __grid_constant__ Cell<T, M> c, int list) {
   __shared__ GradTask<T, M> task;
-  __shared__ InnerShared<T, V> s;
+  __shared__ InnerShared<T, V, FactorOf<T, M>> s;
   const int chain = static_cast<int>(blockIdx.z);
   const OpRow& op = c.table.ops[c.table.lists[list + chain]];
   const int64_t slots = 2 * gridDim.z, boxes = c.node_boxes.boxes;

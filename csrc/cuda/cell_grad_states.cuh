@@ -29,7 +29,7 @@ __device__ __forceinline__ void take_chunk(const Cell<T, M>& c, int state, GradT
   if (threadIdx.x == 0) {
     task.state = state;
     task.channels = state_channels(c, state);
-    task.micro = box_micro(task.channels, V);
+    task.micro = box_micro<StateOf<T, M>>(task.channels, V);
     task.group = static_cast<int>(blockIdx.y) / task.micro.chunks;
     task.chunk = static_cast<int>(blockIdx.y) - task.group * task.micro.chunks;
     const Strip strip(least(task.channels, kBoxChannels * V), V);
@@ -146,7 +146,8 @@ __device__ __forceinline__ T* kept_item(T* items, int j) {
 // of their weights.
 template <typename T, typename M, int V>
 __device__ __forceinline__ void source_blocks(const Cell<T, M>& c, const Sources& sources, int z,
-                                              GradTask<T, M>& task, GradShared<T, V>& shared) {
+                                              GradTask<T, M>& task,
+                                              GradShared<T, V, FactorOf<T, M>>& shared) {
   Vec<T, V> behind_relu[kItems];
 #pragma unroll
   for (int j = 0; j < kItems; ++j) behind_relu[j] = zeros<T, V>();
@@ -257,7 +258,8 @@ __device__ __forceinline__ void complete_products(const Cell<T, M>& c, const Sou
 // Of source z: blocks are (shares of boxes, groups * chunks of channels).
 template <typename T, typename M, int V>
 __device__ __forceinline__ void grad_state(const Cell<T, M>& c, const Sources& sources, int z,
-                                           GradTask<T, M>& task, GradShared<T, V>& shared,
+                                           GradTask<T, M>& task,
+                                           GradShared<T, V, FactorOf<T, M>>& shared,
                                            ProductSums<T, V>& products) {
   take_chunk<V>(c, sources.state[z], task);
   while (take_box(c, task)) {

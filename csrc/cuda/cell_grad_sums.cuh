@@ -16,18 +16,20 @@ __device__ __forceinline__ void add_partial(T* to, T value, bool fresh) {
   *to = fresh ? value : *to + value;
 }
 
-// map[i][p] = the depthwise outputs of the slab that belong to the box, 0 elsewhere.
-template <int V, typename T, typename M>
+// outputs[i][p] = the depthwise outputs of the slab that belong to the box, 0 elsewhere.
+template <int V, typename T, typename M, typename F>
 __device__ __forceinline__ void fill_outputs(const GradTask<T, M>& g, const Slab& slab,
-                                             int positions, GradShared<T, V>& s) {
+                                             int positions, GradShared<T, V, F>& s) {
   const BlockRow& b = g.row;
   constexpr int kVectors = kDepth / V;
+  const int row = s.outputs_row(positions);
+  const int filled = s.kFragments ? whole_pieces(positions) : positions;
   for (int from = 0; from < g.width; from += kDepth) {
     const int depths = least(g.width - from, kDepth);
     const int first = g.first + from;
     fill_taps(s.operands.taps, g.weights[0], b.kernel * b.kernel, first, depths);
     __syncthreads();
-    for (int i = static_cast<int>(threadIdx.x); i < positions * kVectors; i += kThreads) {
+    for (int i = static_cast<int>(threadIdx.x); i < filled * kVectors; i += kThreads) {
       const int p = i / kVectors;
       const int d = (i - p * kVectors) * V;
       if (d >= depths) continue;
@@ -40,15 +42,15 @@ __device__ __forceinline__ void fill_outputs(const GradTask<T, M>& g, const Slab
       }
 #pragma unroll
       for (int lane = 0; lane < V; ++lane) {
-        s.map[(from + d + lane) * (positions + kMicro) + p] = value.lane[lane];
+        s.outputs[(from + d + lane) * row + p] = narrow<F>(value.lane[lane]);
       }
     }
     __syncthreads();
   }
 }
 
-// out[o][i] += sum of a[o][p] * map[i][p] over a slab, for `depths` outputs and `width` inputs. A
-// thread has two of each; lanes next to each other share the positions.
+// out[o][i] += sum of a[o][p] * outputs[i][p] over a slab, for `depths` outputs and `width` inputs.
+// A thread has two of each; lanes next to each other share the positions.
 template <typename T, int Row>
 __device__ __forceinline__ void add_matrix(const T (&a)[kDepth][Row], const T* map, int positions,
                                            int count, int depths, int width, int inputs, T* out,
@@ -86,6 +88,32 @@ __device__ __forceinline__ void add_matrix(const T (&a)[kDepth][Row], const T* m
     const int to_o = o + k / 2 * kHalf, to_i = i + k % 2 * pairs;
     if (works && share == 0 && to_o < depths && to_i < width) {
       add_partial(out + static_cast<int64_t>(to_o) * inputs + to_i, part, fresh);
+    }
+  }
+}
+
+// The same of 16 bits, on tensor cores: a is [position][depth], and a warp has 8 inputs.
+template <typename H, int Positions>
+__device__ __forceinline__ void add_matrix(const H (&a)[Positions][kFactorRow], const H* map,
+                                           int positions, int count, int depths, int width,
+                                           int inputs, float* out, bool fresh) {
+  const FragmentPlace lane;
+  const int first = static_cast<int>(threadIdx.x) / kWarp * kFragmentColumns;
+  if (first >= width) return;  // the whole warp
+  const int row = positions + kFragmentPadding;
+  float sum[4] = {};
+#pragma unroll 1  // the registers are full
+  for (int p = 0; p < count; p += kFragmentDepth) {
+    uint32_t g[4], x[2];
+    load_transposed_rows(g, lane, &a[p][0], kFactorRow);
+    load_columns(x, lane, map + first * row + p, row);
+    multiply_fragments<H>(sum, g, x);
+  }
+#pragma unroll
+  for (int i = 0; i < 4; ++i) {
+    const int o = lane.row + i / 2 * 8, ch = first + lane.pair + i % 2;
+    if (o < depths && ch < width) {
+      add_partial(out + static_cast<int64_t>(o) * inputs + ch, sum[i], fresh);
     }
   }
 }

@@ -8,14 +8,29 @@
 namespace darts_fast::cuda {
 namespace {
 
-template <typename T, int V>
+// F is the type of factors of matrix products.
+template <typename T, int V, typename F = T>
 struct GradShared {
+  static constexpr bool kFragments = !std::is_same_v<T, F>;
+  static constexpr int kPositions = kBoxThreads * V, kChannels = kBoxChannels * V;
+  static constexpr int kMap = (kBoxThreads + kMicro) * kChannels;
+  using Products = std::conditional_t<kFragments, Factors<F, kPositions, kChannels>,
+                                      Operands<T, kPositions, kChannels>>;
+
   union {
-    Operands<T, kBoxThreads * V, kBoxChannels * V> operands;
+    Products operands;
     T lines[kMostTaps * kThreads / 7];  // [lines, K, K, kDepth]: at most kThreads * K elements
   };
   // The depthwise outputs of a slab, [channel][position], then their gradient [position][channel].
-  alignas(32) T map[(kBoxThreads + kMicro) * kBoxChannels * V];
+  union {
+    alignas(32) F outputs[kMap * sizeof(T) / sizeof(F)];
+    alignas(32) T map[kMap];
+  };
+
+  // From channel to channel of `outputs`.
+  static __device__ __forceinline__ int outputs_row(int positions) {
+    return positions + (kFragments ? kFragmentPadding : kMicro);
+  }
 };
 
 // A block to make the gradients of at a box of its input.

@@ -12,15 +12,13 @@
 // second-level cache; the partial sums.
 #pragma once
 
+#include "cuda/cell_grad_product.cuh"
 #include "cuda/cell_grad_rows.cuh"
 #include "cuda/cell_grad_states.cuh"
 #include "cuda/tables.cuh"
 
 namespace darts_fast::cuda {
 namespace {
-
-constexpr int kGradPositions = 32;
-constexpr int kPadded = kGradPositions + 4;
 
 // Where a block's weights stand in a row: first the matrices (of a dense convolution or a reduce as
 // [matrix, output, input]), then the taps [channel, tap] of a depthwise convolution.
@@ -68,13 +66,6 @@ inline WeightLimits weight_limits(const std::vector<BlockRow>& blocks, int most_
   return limits;
 }
 
-template <typename T>
-struct GradOperands {
-  alignas(32) T a[kDepth][kPadded];
-  alignas(32) T g[kWidth][kPadded];
-  T taps[kMostTaps][kDepth];
-};
-
 // A chunk of a group's positions, for one block.
 template <typename T, typename M, typename Outer>
 struct WeightPiece {
@@ -89,16 +80,15 @@ struct WeightPiece {
 };
 
 // [outputs, depths] of one matrix, += over the chunk.
-template <int V, typename T, typename M, typename Outer>
+template <int V, typename T, typename M, typename Outer, typename F>
 __device__ __forceinline__ void matrix_piece(const WeightPiece<T, M, Outer>& piece, int tap,
-                                             int first_output, int ch, GradOperands<T>& s) {
+                                             int first_output, int ch, GradOperands<T, F>& s) {
   const BlockRow& b = piece.weights.row;
   const BlockInput<T, M>& in = piece.in;
   const int inputs = piece.weights.inputs, channels = piece.weights.outputs;
   const int depths = least(inputs - ch, kDepth);
   const int outputs = least(channels - first_output, kWidth);
-  const int o = static_cast<int>(threadIdx.x) / 4;
-  const int d = static_cast<int>(threadIdx.x) % 4 * 4;
+  const GradPlace<T, F> place;
   if (is_kind(b, ConvKind::kSeparable)) {
     fill_taps(s.taps, piece.weights.first, b.kernel * b.kernel, ch, depths);
     __syncthreads();
@@ -117,28 +107,18 @@ __device__ __forceinline__ void matrix_piece(const WeightPiece<T, M, Outer>& pie
         value = load_gradient<V>(piece.outer, (begin + p) * channels + at, at);
       }
 #pragma unroll
-      for (int lane = 0; lane < V; ++lane) s.g[first + lane][p] = value.lane[lane];
+      for (int lane = 0; lane < V; ++lane) s.g[first + lane][p] = narrow<F>(value.lane[lane]);
     }
     __syncthreads();
-    if (o < outputs) {
-#pragma unroll 2
-      for (int p = 0; p < kGradPositions; p += 4) {
-        const Vec<T, 4> g = load<T, 4>(&s.g[o][p]);
-#pragma unroll
-        for (int i = 0; i < 4; ++i) {
-          const Vec<T, 4> a = load<T, 4>(&s.a[d + i][p]);
-#pragma unroll
-          for (int lane = 0; lane < 4; ++lane) sum[i] += g.lane[lane] * a.lane[lane];
-        }
-      }
-    }
+    add_products(s, place, outputs, sum);
     __syncthreads();
   }
-  if (o >= outputs) return;
-  const int64_t row = (static_cast<int64_t>(tap) * channels + first_output + o) * inputs + ch;
+  if (place.o >= outputs) return;
 #pragma unroll
   for (int i = 0; i < 4; ++i) {
-    if (d + i < depths) piece.out[row + d + i] = sum[i];
+    const int o = place.output(i), d = place.input(i);
+    const int64_t row = (static_cast<int64_t>(tap) * channels + first_output + o) * inputs + ch;
+    if ((o == place.o || o < outputs) && d < depths) piece.out[row + d] = sum[i];
   }
 }
 
@@ -152,26 +132,26 @@ struct MatrixPieces {
         all(matrices(b) * in * out) {}
 };
 
-template <int V, typename T, typename M, typename Outer>
+template <int V, typename T, typename M, typename Outer, typename F>
 __device__ __forceinline__ void matrix_piece(const WeightPiece<T, M, Outer>& piece,
                                              const MatrixPieces& pieces, int at,
-                                             GradOperands<T>& s) {
+                                             GradOperands<T, F>& s) {
   const int tap = at / (pieces.in * pieces.out);
   const int rest = at - tap * pieces.in * pieces.out;
   matrix_piece<V>(piece, tap, rest / pieces.in * kWidth, rest % pieces.in * kDepth, s);
 }
 
-template <typename T, int V>
+template <typename T, int V, typename F = T>
 union SourcesShared {
-  GradShared<T, V> block;
+  GradShared<T, V, F> block;
   ProductSums<T, V> products;
-  GradOperands<T> weights;
+  GradOperands<T, F> weights;
 };
 
 // Of a block that is not separable: blocks of threads are (groups * chunks, pieces).
 template <typename T, typename M, int V>
 __device__ __forceinline__ void grad_weights(const Cell<T, M>& c, int block, int chunks,
-                                             GradOperands<T>& s) {
+                                             GradOperands<T, FactorOf<T, M>>& s) {
   const int group = static_cast<int>(blockIdx.x) / chunks;
   if (group >= c.groups || !op_runs(c, group, c.table.blocks[block].op)) return;
   const Plane plane = node_plane(c);
@@ -194,13 +174,18 @@ __device__ __forceinline__ void grad_weights(const Cell<T, M>& c, int block, int
   if (at < pieces.all) matrix_piece<V>(piece, pieces, at, s);
 }
 
+// One channel at a time, and with 16 bits at a time on tensor cores, the registers of two blocks at
+// a multiprocessor do not do.
+template <typename T, typename M, int V>
+constexpr int kSourcesResident = V == 1 || sizeof(StateOf<T, M>) == 2 ? 1 : kResident<T>;
+
 // grid.z = sources, then blocks of the list; the others have room for the largest of them.
 template <typename T, typename M, int V>
-__global__ __launch_bounds__(kThreads, V == 1 ? 1 : kResident<T>) void cell_grad_sources(
+__global__ __launch_bounds__(kThreads, kSourcesResident<T, M, V>) void cell_grad_sources(
     const __grid_constant__ Cell<T, M> c, const __grid_constant__ Sources sources, int list,
     int chunks) {
   __shared__ GradTask<T, M> task;
-  __shared__ SourcesShared<T, V> s;
+  __shared__ SourcesShared<T, V, FactorOf<T, M>> s;
   const int z = static_cast<int>(blockIdx.z);
   if (z < sources.size) {
     grad_state<T, M, V>(c, sources, z, task, s.block, s.products);

@@ -19,27 +19,45 @@ constexpr int kMostPositions = 256;
 constexpr int kMostTaps = 49;
 constexpr int kMicro = 4;
 
+// A thread's sums.
+template <typename T>
+using Accumulator = Vec<T, kMicro>[kMicro];  // [position].lane[channel]
+
 // Rows are padded by a vector: threads that fill neighbouring channels hit other banks.
 template <typename T, int Positions = kMostPositions, int Width = kWidth>
 struct Operands {
+  using Sums = Accumulator<T>;
+
   alignas(32) T a[kDepth][Positions + kMicro];
   alignas(32) T w[kDepth][Width + kMicro];
   T taps[kMostTaps][kDepth];
 };
+
+__host__ __device__ constexpr int least(int a, int b) { return a < b ? a : b; }
 
 // How a product of `channels` outputs is cut: at most `most` at a time, by so many threads.
 struct Micro {
   int columns, rows, chunks;
 
   Micro() = default;
-  __host__ __device__ explicit Micro(int channels, int most = kWidth, int threads = kThreads) {
-    columns = ((channels < most ? channels : most) + kMicro - 1) / kMicro;
-    const int most_rows = kMostPositions / kMicro * threads / kThreads;
-    rows = threads / columns < most_rows ? threads / columns : most_rows;
-    chunks = (channels + most - 1) / most;
+  __host__ __device__ constexpr explicit Micro(int channels, int most = kWidth,
+                                               int threads = kThreads, bool fragments = false)
+      : columns(((channels < most ? channels : most) + kMicro - 1) / kMicro),
+        rows(least(threads / columns, kMostPositions / kMicro * threads / kThreads)),
+        chunks((channels + most - 1) / most) {
+    // Four pieces of 16 positions by 8 channels for each warp, as many sums as without.
+    if (fragments) rows = least(rows, 4 * kThreads / kWarp / ((columns + 1) / 2) * 4);
   }
-  __host__ __device__ int positions() const { return rows * kMicro; }
+  __host__ __device__ constexpr int positions() const { return rows * kMicro; }
+  __host__ __device__ constexpr int width() const { return columns * kMicro; }
 };
+
+// The same of a cell's states of type S, that may be multiplied on tensor cores.
+template <typename S>
+__host__ __device__ constexpr Micro micro_of(int channels, int most = kWidth,
+                                             int threads = kThreads) {
+  return Micro(channels, most, threads, sizeof(S) == 2);
+}
 
 // Where a thread works: positions [p, p + 4) of the tile, channels [o, o + 4) of the chunk.
 struct MicroPlace {
@@ -55,11 +73,22 @@ struct MicroPlace {
   }
 };
 
+// Of operands that may be laid out in another way (cell_fragments.cuh): what is filled and
+// multiplied, and at the end the sums of the thread.
 template <typename T>
-using Accumulator = Vec<T, kMicro>[kMicro];  // [position].lane[channel]
+__device__ __forceinline__ Operands<T>& factors(Operands<T>& s) {
+  return s;
+}
+
+template <typename T>
+__device__ __forceinline__ void take_sums(Operands<T>&, const Micro&, const MicroPlace&,
+                                          const Accumulator<T>& sums, Accumulator<T>& sum) {
+#pragma unroll
+  for (int i = 0; i < kMicro; ++i) sum[i] = sums[i];
+}
 
 template <typename T, int Positions, int Width>
-__device__ __forceinline__ void multiply(const Operands<T, Positions, Width>& s,
+__device__ __forceinline__ void multiply(const Operands<T, Positions, Width>& s, const Micro&,
                                          const MicroPlace& at, Accumulator<T>& sum) {
   if (!at.works) return;
 #pragma unroll 4
@@ -96,16 +125,17 @@ __device__ __forceinline__ void store_tile(M* to, int channels, const MicroPlace
 }
 
 // a[d][p] = value(p, d) for the tile's positions and V depths at once; 0 behind `depths`.
-template <int V, int Row, typename T, typename Value>
-__device__ __forceinline__ void fill_rows(T (&a)[kDepth][Row], int positions, int count, int depths,
+template <int V, int Row, typename F, typename Value>
+__device__ __forceinline__ void fill_rows(F (&a)[kDepth][Row], int positions, int count, int depths,
                                           Value value) {
   constexpr int kVectors = kDepth / V;
   for (int i = static_cast<int>(threadIdx.x); i < positions * kVectors; i += kThreads) {
     const int p = i / kVectors;
     const int d = (i - p * kVectors) * V;
-    const Vec<T, V> v = p < count && d < depths ? value(p, d) : zeros<T, V>();
+    using Values = decltype(value(p, d));
+    const Values v = p < count && d < depths ? value(p, d) : Values{};
 #pragma unroll
-    for (int lane = 0; lane < V; ++lane) a[d + lane][p] = v.lane[lane];
+    for (int lane = 0; lane < V; ++lane) a[d + lane][p] = narrow<F>(v.lane[lane]);
   }
 }
 
@@ -132,12 +162,10 @@ __device__ __forceinline__ void fill_taps(T (&taps)[kMostTaps][kDepth], const T*
   }
 }
 
-__device__ __forceinline__ int least(int a, int b) { return a < b ? a : b; }
-
 // Channels [ch, ch + depths) of the rows that block b multiplies with matrix `tap`: its depthwise
 // outputs, or the pixels that a tap of a dense convolution sees. Into a[][0 .. positions).
-template <int V, typename T, typename M, int Row>
-__device__ __forceinline__ void fill_input(T (&a)[kDepth][Row], const T (&taps)[kMostTaps][kDepth],
+template <int V, typename T, typename M, typename Rows>
+__device__ __forceinline__ void fill_input(Rows& a, const T (&taps)[kMostTaps][kDepth],
                                            const BlockInput<T, M>& in, const BlockRow& b,
                                            const Positions& tile, int positions, int tap, int ch,
                                            int depths) {

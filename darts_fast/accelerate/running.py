@@ -58,7 +58,9 @@ class Runner:
             if ops == self._whole
             else [self._plan(part) for part in self._by_edge(ops) if part]
         )
-        return all(plan is not None and plan.takes(x) for plan in plans)
+        return all(
+            plan is not None and plan.takes(x) and not plan.is_for_library(x) for plan in plans
+        )
 
     def run(
         self,

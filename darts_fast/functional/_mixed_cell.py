@@ -60,7 +60,8 @@ def mixed_cell(
             precisions under autocast) and any strides. Under autocast everything is computed in
             float32; in bfloat16 the output is bfloat16, maps of convolutions are stored in it, and
             pointwise products are made of it where the CPU has instructions for that (AVX512-BF16).
-            On a CUDA device all maps are stored in autocast's dtype, float16 or bfloat16.
+            On a CUDA device all maps are stored in autocast's dtype, float16 or bfloat16, and all
+            matrix products are made of it, sums in float32.
         weights: [K], or [groups, K]; K counts the candidates of all edges in order.
         edges: (source, node, candidates); states are numbered, first the S inputs, then the nodes.
             A node reads earlier states only. Order is free, several edges may join two states.

@@ -18,7 +18,7 @@ from darts_fast.functional import ReluConvNorm, update_running_statistics
 from darts_fast.functional._checks import map_precision
 from darts_fast.functional._statistics import move_running_statistics
 from darts_fast.nn.node import KERNEL_DTYPES, runs_fused
-from darts_fast.nn.plan import CellPlan, current_parts, current_plan
+from darts_fast.nn.plan import CellPlan, current_parts, current_plan, is_for_library
 from darts_fast.reference import PRECISION_FULL
 
 
@@ -65,7 +65,9 @@ def native_plan(
     Args: owner, root, build, see `current_plan`.
     """
     plan = current_plan(owner, root, build) if runs_native(x, weights) else None
-    return plan if plan is not None and plan.takes(x) else None
+    if plan is None or plan.is_for_library(x) or not plan.takes(x):
+        return None
+    return plan
 
 
 def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: str) -> Tensor:
@@ -95,11 +97,15 @@ def run_cell(plan: CellPlan, states: Sequence[Tensor], weights: Tensor, zero: st
 
 
 def run_preprocess(module: nn.Module, x: Tensor, *, by_structure: bool = False) -> Tensor:
-    """module(x); a `ReLUConvBN` or `FactorizedReduce` as one native call where it says the same."""
+    """module(x); a `ReLUConvBN` or `FactorizedReduce` as one native call where it says the same,
+    and is not too wide for one on a CUDA device.
+    """
     found = _native_parts(module, x, by_structure) if runs_native(x) else None
     if found is None:
         return cast(Tensor, module(x))
     call, convolutions, norm = found
+    if is_for_library(x, norm.num_features):
+        return cast(Tensor, module(x))
     output, unmoved = call.run_and_move(convolutions, norm, x, cuda_kernels())
     if unmoved is not None:
         count = output.numel() // output.shape[1]

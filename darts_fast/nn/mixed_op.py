@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_fast.nn.fused_cell import native_plan, run_cell
-from darts_fast.nn.node import fused_node, runs_fused
+from darts_fast.nn.node import fused_node, sums_fused
 from darts_fast.nn.operations import OPS, strided_shape
 from darts_fast.nn.plan import CellPlan, plan_cell
 
@@ -54,7 +54,7 @@ def weighted_sum(
         if len(kept) < len(ops):
             weights = weights[kept]
     ops, inputs = [ops[k] for k in kept], [inputs[k] for k in kept]
-    if runs_fused(inputs[0]):
+    if sums_fused(inputs[0]):
         return fused_node(ops, inputs, weights)
     terms: Iterator[Tensor] = (w * op(x) for w, op, x in zip(weights, ops, inputs, strict=True))
     return functools.reduce(torch.add, terms)

@@ -14,11 +14,11 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from darts_fast.backend import backend
+from darts_fast.backend import backend, cuda_kernels
 from darts_fast.functional import node_sum, update_running_statistics
 from darts_fast.nn.blocks import Block, moves, norm_kind, run_plans, separable_blocks
 from darts_fast.nn.operations import NormalisedOp
-from darts_fast.nn.plan import has_hooks
+from darts_fast.nn.plan import has_hooks, is_for_library
 
 KERNEL_DTYPES = (torch.float32, torch.float64)
 
@@ -29,6 +29,24 @@ _FORWARD = NormalisedOp.forward
 def runs_fused(x: Tensor) -> bool:
     """Whether the kernels take x: on the CPU, in single or double precision, backend "fused"."""
     return backend() == "fused" and x.device.type == "cpu" and x.dtype in KERNEL_DTYPES
+
+
+def sums_fused(x: Tensor) -> bool:
+    """Whether `fused_node` takes inputs like x.
+
+    On a CUDA device it takes those of cells that are too wide for one native call, where
+    `use_cuda_kernels` asks for it. Not under autocast: `node_sum` has no maps of 16 bits.
+    """
+    if x.device.type != "cuda":
+        return runs_fused(x)
+    return (
+        backend() == "fused"
+        and cuda_kernels()
+        and is_for_library(x, x.shape[1])
+        and x.dtype in KERNEL_DTYPES
+        and not torch.is_autocast_enabled("cuda")
+        and not torch.compiler.is_compiling()
+    )
 
 
 def fused_node(ops: Sequence[nn.Module], inputs: Sequence[Tensor], weights: Tensor) -> Tensor:
@@ -56,12 +74,13 @@ def fused_node(ops: Sequence[nn.Module], inputs: Sequence[Tensor], weights: Tens
         eps=[0.0 if norm is None else norm.eps for norm in norms],
     )
     moving = [k for k, norm in enumerate(norms) if norm is not None and moves(norm)]
-    update_running_statistics(
-        [cast(nn.BatchNorm2d, norms[k]) for k in moving],
-        out.mean[0, moving],
-        out.var[0, moving],
-        maps[0].numel() // channels,
-    )
+    if moving:
+        # Rows one by one: a list of them as an index would be copied to the device.
+        mean, var = (torch.stack([x[0, k] for k in moving]) for x in (out.mean, out.var))
+        update_running_statistics(
+            [cast(nn.BatchNorm2d, norms[k]) for k in moving],
+            *(mean, var, maps[0].numel() // channels),
+        )
     return out.node
 
 
@@ -72,7 +91,8 @@ def _maps_before_norm(
 ) -> list[Tensor]:
     """What each op gives to its last norm, or gives out where it has none to absorb."""
     plans = [
-        None if norm is None else separable_blocks(op) for op, norm in zip(ops, norms, strict=True)
+        None if norm is None or is_for_library(x, x.shape[1]) else separable_blocks(op)
+        for op, x, norm in zip(ops, inputs, norms, strict=True)
     ]
     native = [k for k, blocks in enumerate(plans) if blocks is not None]
     results = iter(

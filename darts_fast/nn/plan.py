@@ -23,6 +23,10 @@ from darts_fast.nn.entries import Classes
 from darts_fast.nn.watch import Store, children_of, current
 from darts_fast.reference import CELL_KINDS
 
+# The most channels that a pointwise convolution gives in this project's CUDA kernels; wider ones go
+# to the library that PyTorch calls. Reasoned, not timed: docs/cuda-cell.md, "Libraries".
+MOST_CUDA_CHANNELS = 64
+
 _DEPTHWISE_KERNELS = (3, 5, 7)
 _DENSE_KERNELS = (1, 3)
 _STRIDES = ((1, 1), (2, 2))
@@ -114,6 +118,11 @@ def describe(op: nn.Module, *, by_structure: bool = False) -> Parts | None:
     if {*children} == {"op"} or (by_structure and len(children) == 1):
         return describe(*children.values())
     return _sequence([*children.values()]) if by_structure else None
+
+
+def is_for_library(x: Tensor, channels: int) -> bool:
+    """Whether convolutions of x to so many channels are PyTorch's: wide ones on CUDA devices."""
+    return x.device.type == "cuda" and channels > MOST_CUDA_CHANNELS
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -289,6 +298,10 @@ class CellPlan:
     def takes(self, x: Tensor) -> bool:
         """Whether a state x [N, C, H, W] has a size that all operations have a native form for."""
         return not self.halves or (x.shape[2] % 2 == 0 and x.shape[3] % 2 == 0)
+
+    def is_for_library(self, x: Tensor) -> bool:
+        """Whether it is better run as modules, whose convolutions are PyTorch's own."""
+        return bool(self.convolutions) and is_for_library(x, x.shape[1])
 
     @functools.cached_property
     def call(self) -> _C.CellCall:

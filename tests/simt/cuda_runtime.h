@@ -14,15 +14,19 @@
 //  a
 //    width; __ballot_sync, __any_sync, __all_sync; atomicAdd, __threadfence, __ldg;
 //  - float2, float4, double2, int2, int4, uint2, uint4; rsqrt, rsqrtf, min, max, __popc, __ffs,
-//    __clz, the __f*_rn and __fdividef of float; <cuda_fp16.h> and <cuda_bf16.h> beside this file.
+//    __clz, the __f*_rn and __fdividef of float; <cuda_fp16.h> and <cuda_bf16.h> beside this file;
+//  - mma.sync of m16n8k16 and m16n8k8 by the functions of csrc/cuda/mma_sync.cuh, for which
+//    cuda/mma_sync.cuh beside this file stands in.
 // Not there: dynamic shared memory (a launch that asks for it is refused), __constant__ and
-// __device__ variables, cooperative groups, mma and wmma, cp.async, __activemask, inline PTX.
+// __device__ variables, cooperative groups, other shapes of mma, wmma, ldmatrix, cp.async,
+// __activemask, inline PTX.
 //
 // What is checked (simt::Error names kernel, block, place and count of threads):
 //  - __syncthreads: every thread of the block must arrive at the same line. One that has returned,
 //    or waits elsewhere, is an error, also where hardware would forgive it.
 //  - warp operations: the lanes of the mask must exist, must not have returned, and must arrive at
 //    the same line with the same mask, the calling lane among them.
+//    A matrix product wants all 32 lanes.
 //  - launches: limits of grid, block and parameters as on hardware; beyond them the launch returns
 //    cudaErrorInvalidConfiguration and runs nothing.
 //  - shared memory is filled with NaN before every block; reading what nobody wrote shows.

@@ -6,9 +6,11 @@
 #include <cstring>
 #include <exception>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "cuda/common.cuh"
+#include "cuda/fragments.cuh"
 #include "cuda/last_block.cuh"
 
 extern "C" void simt_set_order(int order, unsigned seed);
@@ -180,6 +182,35 @@ __global__ void copy(const float* x, float* out, int count) {
   *reinterpret_cast<Vec<float, 4>*>(out + i) = *from;
 }
 
+// out [16, 8] = A B of a warp, where A [16, 16] holds x and B [16, 8] every second element of it.
+// kFirst: lanes 17 and up have returned. kSecond: two registers of A are in each other's place.
+// kThird: the halves of the warp multiply at two lines.
+template <Bug bug>
+__global__ void product(const float* x, float* out) {
+  using namespace darts_fast::cuda;
+  using darts_fast::Half;
+  __shared__ Half a[16][16], b[8][16];
+  const int lane = threadIdx.x;
+  for (int i = lane; i < 256; i += 32) {
+    a[i / 16][i % 16] = narrow<Half>(x[i % (2 * kBlock)]);
+    if (i < 128) b[i / 16][i % 16] = narrow<Half>(x[(2 * i) % (2 * kBlock)]);
+  }
+  __syncthreads();
+  if (bug == kFirst && lane >= 17) return;
+  const FragmentPlace at;
+  uint32_t left[4], right[2];
+  load_rows(left, at, &a[0][0], 16);
+  load_columns(right, at, &b[0][0], 16);
+  if (bug == kSecond) std::swap(left[1], left[2]);
+  float sum[4] = {};
+  if (bug == kThird && lane < 16) {
+    multiply_fragments<Half>(sum, left, right);
+  } else {
+    mma_m16n8k16<Half>(sum, left, right);
+  }
+  for (int i = 0; i < 4; ++i) out[(at.row + i / 2 * 8) * 8 + at.pair + i % 2] = sum[i];
+}
+
 struct Parameters {
   char bytes[32765];
 };
@@ -225,6 +256,10 @@ double run(const std::string& name) {
   DARTS_CASE("no_fence_behind", 3, 32, last_block_sum<kSecond>, in, left, counter.data(), to);
   DARTS_CASE("no_barrier_before", 3, 32, last_block_sum<kThird>, in, left, counter.data(), to);
   DARTS_CASE("votes", 1, kBlock, votes, to);
+  DARTS_CASE("product", 1, 32, product<kNone>, in, to);
+  DARTS_CASE("absent_factors", 1, 32, product<kFirst>, in, to);
+  DARTS_CASE("swapped_factors", 1, 32, product<kSecond>, in, to);
+  DARTS_CASE("product_at_two_lines", 1, 32, product<kThird>, in, to);
   DARTS_CASE("block_too_large", 1, 1025, shuffle_widths, to);
   DARTS_CASE("grid_too_large", dim3(1, 65536), 32, shuffle_widths, to);
   DARTS_CASE("parameters_too_large", 1, 32, large_parameters, Parameters(), to);

@@ -25,10 +25,12 @@ struct Wait {
   Site site = {};
   bool predicate = false;
   // Of a warp operation:
-  bool orders = false;  // memory
-  unsigned mask = 0;    // the lanes,
-  int source = 0;       // the one asked, or < 0 to ask for all predicates,
-  uint64_t value = 0;   // what is given, and after the operation what was got
+  bool orders = false;          // memory
+  unsigned mask = 0;            // the lanes,
+  int source = 0;               // the one asked, or < 0 to ask for all predicates,
+  uint64_t value = 0;           // what is given, and after the operation what was got
+  void* given = nullptr;        // or, for `complete`, where that is
+  Complete complete = nullptr;  // called when all have come
 };
 
 struct Thread {

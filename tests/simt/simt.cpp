@@ -130,6 +130,11 @@ void try_warp(int index) {
     const bool is_given = wait.source >= 0 && (self.mask >> wait.source & 1) != 0;
     wait.value = wait.source < 0 ? votes : is_given ? given[wait.source] : ~uint64_t{0};
   }
+  if (self.complete != nullptr) {
+    void* all[kWarp] = {};
+    for (const int i : lanes) all[i - base] = s.threads[i].wait.given;
+    self.complete(all);
+  }
   if (self.orders) order_memory(lanes);
   make_ready(std::move(lanes));
 }
@@ -242,6 +247,10 @@ void synchronise_warp(unsigned mask, Site site) {
 
 uint64_t exchange(unsigned mask, uint64_t value, int source, Site site) {
   return suspend(State::kWarp, {.site = site, .mask = mask, .source = source, .value = value});
+}
+
+void meet(void* given, Complete complete, Site site) {
+  suspend(State::kWarp, {.site = site, .mask = ~0u, .given = given, .complete = complete});
 }
 
 unsigned vote(unsigned mask, bool predicate, Site site) {

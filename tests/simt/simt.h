@@ -42,6 +42,17 @@ uint64_t exchange(unsigned mask, uint64_t value, int source, Site site);
 // Waits for the lanes of `mask`; returns those that gave true.
 unsigned vote(unsigned mask, bool predicate, Site site);
 
+// Waits for all 32 lanes of the warp; the last to come has `complete` called, once for the warp,
+// with what each lane gave.
+using Complete = void (*)(void* const* given);
+void meet(void* given, Complete complete, Site site);
+
+// d += a * b of a warp, [16, 8] += [16, depth] * [depth, 8], depth 8 or 16, in the fragments of
+// csrc/cuda/mma_sync.cuh.
+enum class Factors { kHalf, kBFloat16 };
+void multiply_fragments(Factors factors, float* d, const uint32_t* a, const uint32_t* b, int depth,
+                        Site site);
+
 // Orders what the running thread did, for blocks that meet at an atomic.
 void fence();
 
