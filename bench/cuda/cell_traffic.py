@@ -6,8 +6,9 @@ once in a sweep, whoever reads it, every output of a block and every pooled map 
 written once. The backward's minimum is that of the CPU kernels (bench/README.md, bytes): it reads
 every output of a block twice, once for the sums of its norm and once for its gradient, writes and
 reads the gradient between the two blocks of a chain, and reads and writes the gradient of a state
-once for every node that reads it. Nothing of what only lives between two launches is in it, so
-that it is a bound that these kernels, which keep no halo, cannot reach.
+once for every node that reads it. Nothing of what only lives between two launches is in it, neither
+statistics nor the partial sums of the weights' gradients; but a launch that needs a map for two of
+these reads it once, so that a sweep can stay below.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from pathlib import Path
 import torch
 from toolkit import ROOT
 from torch import Tensor
-from traffic_case import TARGET, Case, Sweep
+from traffic_case import Case, Sweep
 
 sys.path.insert(0, str(ROOT / "tests"))
 
@@ -51,15 +52,13 @@ BACKWARD = {
     + EDGES * (FIRST + CHAINS + POOLS + 3)
     + NODES,
 }
-# What is recorded of the sweeps that move more than the target, and a hundredth.
-MISSED = {"second blocks": 1.74, "sums, first blocks and sources": 2.57}
 KERNELS = {
     "first blocks and pools": ("cell_convolve/0", "cell_table"),
-    "second blocks": ("cell_convolve/1", "cell_grad_rows/0", "cell_grad_inner"),
+    "second blocks": ("cell_convolve/1", "cell_grad_inner"),
     "nodes": ("cell_combine",),
     "sums, first blocks and sources": (
-        *("cell_table", "cell_products", "cell_grad_norms", "cell_grad_rows/1"),
-        *("cell_grad_sources", "cell_sum_weights"),
+        *("cell_table", "cell_products", "cell_grad_norms", "cell_grad_sources"),
+        "cell_sum_weights",
     ),
 }
 
@@ -102,13 +101,10 @@ def cell_cases(batch: int) -> list[Case]:
         Case(
             f"cell of s5 {name}, batch {batch}",
             *("mixed_cell", make, call),
-            tuple(
-                Sweep(part, KERNELS[part], maps * nbytes, most.get(part, TARGET))
-                for part, maps in parts.items()
-            ),
+            tuple(Sweep(part, KERNELS[part], maps * nbytes) for part, maps in parts.items()),
         )
-        for name, call, parts, most in (
-            ("forward", forward, FORWARD, {}),
-            ("backward", backward, BACKWARD, MISSED),
+        for name, call, parts in (
+            ("forward", forward, FORWARD),
+            ("backward", backward, BACKWARD),
         )
     ]

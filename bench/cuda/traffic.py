@@ -114,7 +114,6 @@ def measure(case: Case, simulated: Simulated) -> dict[str, Any]:
         row = {
             "sweep": sweep.name,
             "minimum": sweep.minimum,
-            "most": sweep.most,
             **add(rows[sweep.name]),
         }
         row["of_minimum"] = round(row["distinct"] / sweep.minimum, 3)
@@ -155,17 +154,19 @@ def table(results: Sequence[dict[str, Any]]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--batch", type=int, default=8)
-    parser.add_argument("--cell_batch", type=int, default=2)
+    parser.add_argument("--cell_batches", type=int, nargs="+", default=[2, 8])
     parser.add_argument("--json", type=Path, default=ROOT / "bench/results/cuda-traffic.json")
     given = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        cases = node_sum_cases(given.batch) + cell_cases(given.cell_batch)
+        cases = node_sum_cases(given.batch)
+        for batch in given.cell_batches:
+            cases += cell_cases(batch)
         results = run(cases, Path(folder))
     given.json.write_text(json.dumps({"target": TARGET, "results": results}, indent=1) + "\n")
     given.json.with_suffix(".md").write_text("# Bytes moved\n\n" + table(results))
     print(table(results), end="")
-    over = [row for r in results for row in r["sweeps"] if row["of_minimum"] > row["most"]]
+    over = [row for r in results for row in r["sweeps"] if row["of_minimum"] > TARGET]
     return 1 if over else 0
 
 

@@ -29,8 +29,6 @@ class Sweep:
     kernels: tuple[str, ...]
     minimum: int
     """Bytes, each map that the sweep needs once."""
-    most: float = TARGET
-    """How often the minimum may move: the target, or where that is missed what was recorded."""
 
 
 @dataclass(frozen=True)
