@@ -44,7 +44,7 @@ _BINDINGS = [
 @contextmanager
 def stems_as_modules() -> Iterator[None]:
     """As on a CUDA device, where they are PyTorch's."""
-    with mock.patch.object(fused_cell, "current_stem", lambda module: None):
+    with mock.patch.object(fused_cell, "current_stem", return_value=None):
         yield
 
 
