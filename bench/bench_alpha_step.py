@@ -22,7 +22,7 @@ def test_alpha_step(measure: Callable[..., None], smoke: bool, rival: str, batch
     case = SupernetCase(rival, batch)
     facts = {}
     if rival == "fused":
-        alpha, full = alternate([case.alpha_step, case.step], rounds=1 if smoke else 5)
+        alpha, full = alternate([case.alpha_step, case.step], rounds=1 if smoke else 9)
         facts["of the full step's time"] = alpha.wall / full.wall
     measure(
         case.alpha_step,

@@ -25,7 +25,7 @@ def test_projected_step(measure: Callable[..., None], smoke: bool, rival: str, b
     facts = {}
     if rival == "fused":
         whole = SupernetCase(rival, batch)
-        left, full = alternate([case.step, whole.step], rounds=1 if smoke else 5)
+        left, full = alternate([case.step, whole.step], rounds=1 if smoke else 9)
         facts["of the full step's time"] = left.wall / full.wall
         facts["of its multiply-adds"] = work.step_flop / whole.work().step_flop
     measure(

@@ -26,7 +26,7 @@ def test_forward(measure: Callable[..., None], rival: str, mode: str, batch: int
             rival=rival,
             flop=work.forward_flop,
             nbytes=work.forward_bytes,
-            rounds=9 if rival == "fused" else 3,
+            rounds=25 if rival == "fused" else 5,
             headline=batch == 64,
         )
 
@@ -44,6 +44,6 @@ def test_training_step(measure: Callable[..., None], rival: str, batch: int) -> 
         flop=work.step_flop,
         done=work.step_done,
         nbytes=work.step_bytes,
-        rounds=7 if rival == "fused" else 2 + (batch < 64),
+        rounds=11 if rival == "fused" else 3,
         headline=True,
     )

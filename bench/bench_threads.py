@@ -31,7 +31,7 @@ def test_two_threads(measure: Callable[..., None], smoke: bool, threads: int, ba
         return step
 
     try:
-        one, two = alternate([step_on(1), step_on(2)], rounds=1 if smoke else 5)
+        one, two = alternate([step_on(1), step_on(2)], rounds=1 if smoke else 9)
         measure(
             step_on(2),
             group=f"supernet training step on two threads, batch {batch}",

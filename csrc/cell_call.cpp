@@ -166,8 +166,16 @@ ReluConvNormResult ReluConvNormCall::call(const py::tuple& convolutions, const N
   const auto var = optional(batch ? nullptr : state.var);
   const double eps = state.eps;
   const py::gil_scoped_release released;
+  const auto wants = [](const std::optional<Tensor>& x) {
+    return x.has_value() && x->requires_grad();
+  };
+  // Only a backward reads the map before the norm.
+  const bool differentiable =
+      at::GradMode::is_enabled() &&
+      (input.requires_grad() || any_requires_grad(filters) || wants(gamma) || wants(beta));
   return op.call(input, filters, gamma, beta, mean, var,
-                 static_cast<int64_t>(batch ? Norm::kBatch : Norm::kRunning), eps, stride_, groups);
+                 static_cast<int64_t>(batch ? Norm::kBatch : Norm::kRunning), eps, stride_, groups,
+                 relu_, differentiable);
 }
 
 py::tuple ReluConvNormCall::run(const py::tuple& convolutions, const py::object& norm,

@@ -47,10 +47,11 @@ class CellCall {
 };
 
 // ReLU, convolution and batch norm, as cells preprocess their inputs; with two convolutions the
-// factorized reduce.
+// factorized reduce; without the ReLU a stem.
 class ReluConvNormCall {
  public:
-  ReluConvNormCall(size_t convolutions, int64_t stride) : weights_(convolutions), stride_(stride) {}
+  ReluConvNormCall(size_t convolutions, int64_t stride, bool relu)
+      : weights_(convolutions), stride_(stride), relu_(relu) {}
 
   // Output, mean and var [groups, C]. Running statistics stay.
   pybind11::tuple run(const pybind11::tuple& convolutions, const pybind11::object& norm,
@@ -67,6 +68,7 @@ class ReluConvNormCall {
   std::vector<WeightSeen> weights_;
   NormSeen norm_;
   int64_t stride_;
+  bool relu_;
 };
 
 }  // namespace darts_fast

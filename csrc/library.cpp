@@ -47,12 +47,12 @@ TORCH_LIBRARY(darts_fast, m) {
       "Tensor[] grad_gammas, Tensor[] grad_betas)");
   m.def(
       "relu_conv_norm(Tensor input, Tensor[] weights, Tensor? gamma, Tensor? beta, "
-      "Tensor? running_mean, Tensor? running_var, int norm, float eps, int stride, int groups) "
-      "-> (Tensor output, Tensor raw, Tensor mean, Tensor var)");
+      "Tensor? running_mean, Tensor? running_var, int norm, float eps, int stride, int groups, "
+      "bool relu=True, bool save=True) -> (Tensor output, Tensor raw, Tensor mean, Tensor var)");
   m.def(
       "relu_conv_norm_backward(Tensor grad_output, Tensor input, Tensor raw, Tensor mean, "
       "Tensor var, Tensor[] weights, Tensor? gamma, Tensor? beta, int norm, float eps, int stride, "
-      "int groups, bool[] output_mask) "
+      "int groups, bool relu, bool[] output_mask) "
       "-> (Tensor grad_input, Tensor[] grad_weights, Tensor grad_gamma, Tensor grad_beta)");
   m.def(
       "move_running_statistics(Tensor(a!)[] running_means, Tensor(b!)[] running_vars, "
@@ -77,7 +77,7 @@ PYBIND11_MODULE(_C, m) {
                           int64_t, int64_t, int64_t>())
       .def("run", &CellCall::run);
   pybind11::class_<ReluConvNormCall>(m, "ReluConvNormCall")
-      .def(pybind11::init<size_t, int64_t>())
+      .def(pybind11::init<size_t, int64_t, bool>())
       .def("run", &ReluConvNormCall::run)
       .def("run_and_move", &ReluConvNormCall::run_and_move);
   using darts_fast::WrittenModules, darts_fast::WrittenTables;

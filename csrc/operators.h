@@ -28,7 +28,7 @@ using ReluConvNormOp = ReluConvNormResult(const at::Tensor&, at::TensorList,
                                           const std::optional<at::Tensor>&,
                                           const std::optional<at::Tensor>&,
                                           const std::optional<at::Tensor>&, int64_t, double,
-                                          int64_t, int64_t);
+                                          int64_t, int64_t, bool, bool);
 
 using MoveRunningStatisticsOp = void(at::TensorList, at::TensorList, at::TensorList,
                                      const at::Tensor&, const at::Tensor&, at::ArrayRef<double>,

@@ -1,6 +1,6 @@
 // SPDX-License-Identifier: Apache-2.0
-// Shapes and pointers of relu_conv_norm and its backward: ReLU, a dense convolution (or the
-// factorized reduce), batch norm. Torch-free.
+// Shapes and pointers of relu_conv_norm and its backward: ReLU, if there is one, a dense
+// convolution (or the factorized reduce), batch norm. Torch-free.
 #pragma once
 
 #include "conv_block.h"
@@ -12,6 +12,7 @@ template <typename T>
 struct ReluConvNorm {
   BlockShape shape;
   ConvBlock block;
+  bool relu;
   int64_t groups;
   int64_t images;   // per group
   const T* input;   // [G * N, H, W, C]
@@ -24,7 +25,7 @@ struct ReluConvNorm {
   T* packed;   // scratch
   T* scratch;  // one row per thread
   int64_t scratch_stride;
-  T* raw;   // [G * N, H', W', C'] before the norm
+  T* raw;   // [G * N, H', W', C'] before the norm; a forward's output where it is not kept
   T* mean;  // [G, C']
   T* var;   // [G, C'], biased
 };

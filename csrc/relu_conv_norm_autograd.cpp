@@ -25,7 +25,7 @@ using torch::autograd::variable_list;
 
 using BackwardOp = std::tuple<Tensor, std::vector<Tensor>, Tensor, Tensor>(
     const Tensor&, const Tensor&, const Tensor&, const Tensor&, const Tensor&, TensorList,
-    const OptionalTensor&, const OptionalTensor&, int64_t, double, int64_t, int64_t,
+    const OptionalTensor&, const OptionalTensor&, int64_t, double, int64_t, int64_t, bool,
     c10::List<bool>);
 
 // The arguments of a forward and what it returns beside its output.
@@ -36,6 +36,7 @@ struct Call {
   int64_t norm;
   double eps;
   int64_t stride, groups;
+  bool relu, save;
   Tensor raw, mean, var;
 };
 
@@ -46,7 +47,7 @@ Tensor run(Call& call) {
   Tensor output;
   std::tie(output, call.raw, call.mean, call.var) =
       op.call(call.input, call.weights, call.gamma, call.beta, call.running_mean, call.running_var,
-              call.norm, call.eps, call.stride, call.groups);
+              call.norm, call.eps, call.stride, call.groups, call.relu, call.save);
   return output;
 }
 
@@ -59,6 +60,8 @@ struct ReluConvNorm : torch::autograd::Function<ReluConvNorm> {
     ctx->saved_data["eps"] = call->eps;
     ctx->saved_data["stride"] = call->stride;
     ctx->saved_data["groups"] = call->groups;
+    ctx->saved_data["relu"] = call->relu;
+    ctx->saved_data["save"] = call->save;
     ctx->saved_data["gamma"] = call->gamma.has_value();
     ctx->saved_data["beta"] = call->beta.has_value();
     ctx->set_materialize_grads(false);
@@ -75,6 +78,8 @@ struct ReluConvNorm : torch::autograd::Function<ReluConvNorm> {
     const size_t leaves = kept.size() - 3;
     variable_list found(1 + leaves);  // the first for what has no gradient
     if (!grads[0].defined()) return found;
+    TORCH_CHECK(settings.at("save").toBool(),
+                "relu_conv_norm: save must be True where a gradient is wanted, got False");
     const size_t weights = settings.at("weights").toInt();
     const bool has_gamma = settings.at("gamma").toBool(), has_beta = settings.at("beta").toBool();
     const Tensor* leaf = kept.data() + 3;
@@ -89,10 +94,10 @@ struct ReluConvNorm : torch::autograd::Function<ReluConvNorm> {
     // With a graph of its own the gradient goes through autograd again.
     std::optional<at::AutoDispatchBelowADInplaceOrView> below;
     if (!at::GradMode::is_enabled()) below.emplace();
-    const auto [grad_input, grad_weights, grad_gamma, grad_beta] =
-        op.call(grads[0], leaf[0], kept[0], kept[1], kept[2], TensorList(leaf + 1, weights), gamma,
-                beta, settings.at("norm").toInt(), settings.at("eps").toDouble(),
-                settings.at("stride").toInt(), settings.at("groups").toInt(), mask);
+    const auto [grad_input, grad_weights, grad_gamma, grad_beta] = op.call(
+        grads[0], leaf[0], kept[0], kept[1], kept[2], TensorList(leaf + 1, weights), gamma, beta,
+        settings.at("norm").toInt(), settings.at("eps").toDouble(), settings.at("stride").toInt(),
+        settings.at("groups").toInt(), settings.at("relu").toBool(), mask);
     next = 1;
     if (mask[0]) found[next] = grad_input;
     ++next;
@@ -112,9 +117,9 @@ ReluConvNormResult relu_conv_norm(const Tensor& input, TensorList weights,
                                   const OptionalTensor& gamma, const OptionalTensor& beta,
                                   const OptionalTensor& running_mean,
                                   const OptionalTensor& running_var, int64_t norm, double eps,
-                                  int64_t stride, int64_t groups) {
-  Call call = {input, weights, gamma,  beta,     running_mean, running_var, norm,
-               eps,   stride,  groups, Tensor(), Tensor(),     Tensor()};
+                                  int64_t stride, int64_t groups, bool relu, bool save) {
+  Call call = {input,  weights, gamma, beta, running_mean, running_var, norm,    eps,
+               stride, groups,  relu,  save, Tensor(),     Tensor(),    Tensor()};
   std::vector<Tensor> leaves = {input};
   leaves.insert(leaves.end(), weights.begin(), weights.end());
   for (const OptionalTensor& affine : {gamma, beta}) {

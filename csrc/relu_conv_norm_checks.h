@@ -24,6 +24,7 @@ struct ReluConvNormArguments {
   std::optional<at::Tensor> gamma, beta;
   Norm norm;
   double eps;
+  bool relu;
 
   std::vector<int64_t> output_sizes() const {
     return {groups * images, shape.out_channels, shape.out_height, shape.out_width};
@@ -60,12 +61,10 @@ inline void check_relu_conv_norm_weights(const char* op, ReluConvNormArguments& 
   a.first = weights[0].contiguous();
 }
 
-inline ReluConvNormArguments check_relu_conv_norm(const char* op, const at::Tensor& input,
-                                                  at::TensorList weights,
-                                                  const std::optional<at::Tensor>& gamma,
-                                                  const std::optional<at::Tensor>& beta,
-                                                  int64_t norm, double eps, int64_t stride,
-                                                  int64_t groups, bool takes_halves = false) {
+inline ReluConvNormArguments check_relu_conv_norm(
+    const char* op, const at::Tensor& input, at::TensorList weights,
+    const std::optional<at::Tensor>& gamma, const std::optional<at::Tensor>& beta, int64_t norm,
+    double eps, int64_t stride, int64_t groups, bool relu, bool takes_halves = false) {
   TORCH_CHECK_VALUE(input.dim() == 4, op, ": input must have 4 dimensions [N, C, H, W], got ",
                     input.sizes());
   check_map_type(op, "input", input, takes_halves);
@@ -90,6 +89,7 @@ inline ReluConvNormArguments check_relu_conv_norm(const char* op, const at::Tens
   check_relu_conv_norm_weights(op, a, weights);
   a.norm = static_cast<Norm>(norm);
   a.eps = eps;
+  a.relu = relu;
   TORCH_CHECK_VALUE(a.norm != Norm::kBatch || a.images * s.out_height * s.out_width != 1, op,
                     ": expected more than 1 value per channel when training, got input of ",
                     input.sizes(), " in ", groups, " groups");

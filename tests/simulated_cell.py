@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from unittest import mock
 
 import pytest
 import torch
@@ -17,6 +18,7 @@ from simt_build import Build, missing_tools
 from simulator import Order, Simulated
 
 import darts_fast
+from darts_fast.nn import fused_cell
 
 MARKS = [
     pytest.mark.filterwarnings("error"),
@@ -39,6 +41,13 @@ _BINDINGS = [
 ]
 
 
+@contextmanager
+def stems_as_modules() -> Iterator[None]:
+    """As on a CUDA device, where they are PyTorch's."""
+    with mock.patch.object(fused_cell, "current_stem", return_value=None):
+        yield
+
+
 class SimulatedCell(Simulated):
     """One library for the three ops: they share kernels."""
 
@@ -52,7 +61,7 @@ class SimulatedCell(Simulated):
     @contextmanager
     def replacing(self) -> Iterator[None]:
         """The emulated kernels in the place of the CPU's, which are found by their key."""
-        with self.registered(*_OPS):
+        with self.registered(*_OPS), stems_as_modules():
             yield
 
 

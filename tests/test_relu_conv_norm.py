@@ -39,6 +39,7 @@ class Case:
     kind: str
     stride: int
     groups: int
+    relu: bool = True
 
     def to(self, dtype: torch.dtype) -> Case:
         moved = {name: x.detach().to(dtype) for name, x in self.tensors.items()}
@@ -67,7 +68,8 @@ class Case:
     def run(self) -> functional.ReluConvNorm:
         x, weights, values = self.arguments
         norm = Norm(self.kind, 1e-3, *values)
-        return functional.relu_conv_norm(x, weights, norm, stride=self.stride, groups=self.groups)
+        settings = {"stride": self.stride, "groups": self.groups, "relu": self.relu}
+        return functional.relu_conv_norm(x, weights, norm, **settings)
 
     def results(self, backend: str) -> dict[str, Tensor]:
         """Every output, and the gradient of every leaf for a random gradient of the output."""
@@ -91,6 +93,7 @@ def make_case(
     affine: bool = True,
     groups: int = 1,
     offset: float = 0.2,
+    relu: bool = True,
     seed: int = 0,
 ) -> Case:
     generator = torch.Generator().manual_seed(seed)
@@ -110,7 +113,7 @@ def make_case(
     if norm == "running":
         tensors["running_mean"] = draw(out_channels)
         tensors["running_var"] = draw(out_channels).abs() + 0.5
-    return Case(tensors, norm, stride, groups).to(torch.float64)
+    return Case(tensors, norm, stride, groups, relu).to(torch.float64)
 
 
 def assert_matches_reference(case: Case, tolerance: float = 1e-10) -> None:
@@ -144,6 +147,41 @@ def test_any_number_of_channels(backend, channels):
     for form in FORMS:
         case = make_case(form, channels=channels[0], out_channels=channels[1])
         assert_close_to_reference(case)
+
+
+# Strips of 64 and of 16 pixels, the last one of fewer; last vectors that are not whole.
+@pytest.mark.parametrize("channels", [(48, 16), (256, 64), (16, 20), (300, 33)])
+def test_strips_of_pixels(backend, channels):
+    sizes = {"channels": channels[0], "out_channels": channels[1], "size": (9, 19)}
+    for norm in ("batch", "running"):
+        assert_close_to_reference(make_case(norm=norm, **sizes))
+
+
+@every_form
+@pytest.mark.parametrize("norm", ["batch", "running"])
+def test_without_a_relu(form, norm):
+    case = make_case(form, norm=norm, relu=False, groups=2, channels=3)
+    assert_close_to_reference(case)
+    small = make_case(form, norm=norm, relu=False, channels=3, out_channels=2, size=(4, 2), batch=2)
+
+    def function(*leaves: Tensor) -> Tensor:
+        return small.with_leaves(leaves).run().output
+
+    assert torch.autograd.gradcheck(function, small.leaves)
+    assert torch.autograd.gradgradcheck(function, small.leaves, fast_mode=True)
+
+
+@every_form
+@pytest.mark.parametrize("norm", ["batch", "running"])
+def test_same_bits_where_nothing_is_kept_for_a_backward(backend, form, norm):
+    case = make_case(form, norm=norm, groups=2, size=(8, 18)).to(torch.float32)
+    kept = []
+    with observed("relu_conv_norm", lambda outputs, *_: kept.append(outputs[1].numel() > 0)):
+        expected = case.run()
+        with torch.no_grad():
+            found = case.run()
+    assert kept == [True, False]
+    assert all(torch.equal(x, y) for x, y in zip(found, expected, strict=True))
 
 
 @pytest.mark.parametrize("size", [(7, 5), (1, 9), (2, 1), (33, 20), (1, 1)])
@@ -225,8 +263,10 @@ def test_second_derivative_of_some_arguments(wanted):
 def test_opcheck(form, norm, affine):
     case = make_case(form, channels=3, size=(2, 4), norm=norm, affine=affine)
     x, weights, values = case.arguments
-    settings = (1 if norm == "batch" else 2, 1e-3, case.stride, case.groups)
+    settings = (1 if norm == "batch" else 2, 1e-3, case.stride, case.groups, affine)
     torch.library.opcheck(_ops.relu_conv_norm, (x, weights, *values, *settings))
+    plain = case.with_leaves([y.detach() for y in case.leaves]).arguments
+    torch.library.opcheck(_ops.relu_conv_norm, (*plain[:2], *plain[2], *settings, False))
     if form == (3, 2):  # nine taps, differentiated twice: the backward takes long to trace
         return
     output, *kept = (y.detach() for y in _ops.relu_conv_norm(x, weights, *values, *settings))

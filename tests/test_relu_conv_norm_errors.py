@@ -94,7 +94,7 @@ def test_the_op_checks_too(change, error, message):
 
 def test_the_backward_checks_too():
     output, *kept = _ops.relu_conv_norm(**OP_ARGUMENTS)
-    rest = ([W], None, None, 1, 1e-5, 1, 1)
+    rest = ([W], None, None, 1, 1e-5, 1, 1, True)
     with pytest.raises(ValueError, match="backward: output_mask must have 4 entries, got 3"):
         _ops.relu_conv_norm_backward(output, X, *kept, *rest, [True] * 3)
     with pytest.raises(ValueError, match="backward: grad_output must have shape"):
@@ -103,3 +103,11 @@ def test_the_backward_checks_too():
         short = [value[:0] if j == i else value for j, value in enumerate(kept)]
         with pytest.raises(ValueError, match=f"backward: {name} must have shape"):
             _ops.relu_conv_norm_backward(output, X, *short, *rest, [True] * 4)
+
+
+def test_a_gradient_needs_the_map_before_the_norm():
+    x = X.clone().requires_grad_()
+    output, raw, *_ = _ops.relu_conv_norm(**{**OP_ARGUMENTS, "input": x}, save=False)
+    assert raw.numel() == 0
+    with pytest.raises(RuntimeError, match="relu_conv_norm: save must be True where a gradient"):
+        output.sum().backward()

@@ -80,12 +80,15 @@ class Arena {
     return arena;
   }
 
-  // The smallest cached block that fits, if not more than a quarter of it would lie idle. What the
-  // call that asks for it gives back itself may take any: while it runs nobody else wants them.
+  // The smallest cached block that fits, if not more than a quarter of it would lie idle, or if a
+  // new one would drive cached ones out: in a forward without gradients little is live at once, and
+  // of other sizes in each stage. What the call that asks for it gives back itself may take any:
+  // while it runs nobody else wants them.
   Block take(int64_t bytes, bool transient) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto fit = cached_.lower_bound(bytes);
-    const bool reuse = fit != cached_.end() && (transient || fit->first - bytes <= fit->first / 4);
+    const bool reuse = fit != cached_.end() && (transient || fit->first - bytes <= fit->first / 4 ||
+                                                cached_bytes_ > room(bytes));
     const Block block = reuse ? uncache(fit) : allocate(bytes);
     live_ += block.bytes;
     peak_ = std::max(peak_, live_);
@@ -135,8 +138,13 @@ class Arena {
     }
   }
 
+  // How much may stay cached beside a new block.
+  int64_t room(int64_t bytes) const {
+    return std::max<int64_t>(peak_ + peak_ / kSlack - live_ - bytes, 0);
+  }
+
   Block allocate(int64_t bytes) {
-    release_down_to(std::max<int64_t>(peak_ + peak_ / kSlack - live_ - bytes, 0));
+    release_down_to(room(bytes));
     void* data = system_allocate(bytes);
     if (data == nullptr) {
       release_down_to(0);

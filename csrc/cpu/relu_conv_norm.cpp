@@ -29,6 +29,7 @@ template <typename T>
 void set_arguments(ReluConvNorm<T>& p, const ReluConvNormArguments& a) {
   p.shape = a.shape;
   p.block = a.block;
+  p.relu = a.relu;
   p.groups = a.groups;
   p.images = a.images;
   p.input = read_pointer<T>(a.input);
@@ -48,10 +49,11 @@ int64_t image_work(const BlockShape& s) {
 std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
     const Tensor& input, at::TensorList weights, const OptionalTensor& gamma,
     const OptionalTensor& beta, const OptionalTensor& running_mean,
-    const OptionalTensor& running_var, int64_t norm, double eps, int64_t stride, int64_t groups) {
+    const OptionalTensor& running_var, int64_t norm, double eps, int64_t stride, int64_t groups,
+    bool relu, bool save) {
   static constexpr char op[] = "relu_conv_norm";
   const ReluConvNormArguments a =
-      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups);
+      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups, relu);
   const BlockShape& s = a.shape;
   const auto options = a.input.options().memory_format(std::nullopt);
   const auto given_mean = check_optional(op, "running_mean", running_mean, {s.out_channels}, input);
@@ -59,7 +61,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
   TORCH_CHECK_VALUE(a.norm != Norm::kRunning || (given_mean.has_value() && given_var.has_value()),
                     op, ": a running norm needs running_mean and running_var, got none");
   Tensor output = arena_maps(a.output_sizes(), options);
-  Tensor raw = arena_maps(a.output_sizes(), options);
+  Tensor raw = save ? arena_maps(a.output_sizes(), options) : at::empty({0}, options);
   Tensor mean = at::empty({groups, s.out_channels}, options);
   Tensor var = at::empty({groups, s.out_channels}, options);
   if (a.norm == Norm::kRunning) {
@@ -88,13 +90,16 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
     p.partial_mean = work.get<double>(partial);
     p.partial_square = p.partial_mean + moments;
     p.coefficients = work.get<scalar_t>(patterns);
-    p.raw = write_pointer<scalar_t>(raw);
+    p.output = write_pointer<scalar_t>(output);
+    p.raw = save ? write_pointer<scalar_t>(raw) : p.output;
     p.mean = write_pointer<scalar_t>(mean);
     p.var = write_pointer<scalar_t>(var);
-    p.output = write_pointer<scalar_t>(output);
     run_phase(kernel.pack, p, 1, 1);
+    const auto merge = [&] { run_phase(kernel.merge, p, groups, a.images * s.out_channels); };
+    if (a.norm == Norm::kRunning) merge();
     run_phase(kernel.convolve, p, images, image_work(s));
-    run_phase(kernel.merge, p, groups, a.images * s.out_channels);
+    if (a.norm == Norm::kRunning) return;
+    merge();
     run_phase(kernel.normalise, p, images, s.out_height * s.out_width * s.out_channels);
   });
   return {output, raw, mean, var};
@@ -107,10 +112,10 @@ Backward relu_conv_norm_backward(const Tensor& grad_output, const Tensor& input,
                                  const Tensor& mean, const Tensor& var, at::TensorList weights,
                                  const OptionalTensor& gamma, const OptionalTensor& beta,
                                  int64_t norm, double eps, int64_t stride, int64_t groups,
-                                 c10::List<bool> output_mask) {
+                                 bool relu, c10::List<bool> output_mask) {
   static constexpr char op[] = "relu_conv_norm_backward";
   const ReluConvNormArguments a =
-      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups);
+      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups, relu);
   const BlockShape& s = a.shape;
   const auto options = a.input.options().memory_format(std::nullopt);
   check_relu_conv_norm_backward(op, a, grad_output, raw, mean, var, weights.size(), output_mask);

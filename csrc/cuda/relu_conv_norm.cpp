@@ -105,14 +105,23 @@ struct Tables {
   }
 };
 
+// A stem, which has no ReLU in front, is PyTorch's own there.
+void check_relu(const char* op, bool relu) {
+  TORCH_CHECK_NOT_IMPLEMENTED(relu, op, ": relu must be True on a CUDA device, got False");
+}
+
+Tensor kept(const Tensor& raw, bool save) { return save ? raw : at::empty({0}, raw.options()); }
+
 std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
     const Tensor& input, at::TensorList weights, const OptionalTensor& gamma,
     const OptionalTensor& beta, const OptionalTensor& running_mean,
-    const OptionalTensor& running_var, int64_t norm, double eps, int64_t stride, int64_t groups) {
+    const OptionalTensor& running_var, int64_t norm, double eps, int64_t stride, int64_t groups,
+    bool relu, bool save) {
   static constexpr char op[] = "relu_conv_norm";
   const c10::cuda::OptionalCUDAGuard guard(input.device());
   const ReluConvNormArguments a =
-      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups, true);
+      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups, relu, true);
+  check_relu(op, relu);
   const BlockShape& s = a.shape;
   const auto options = a.input.options().memory_format(std::nullopt);
   const auto given_mean = check_optional(op, "running_mean", running_mean, {s.out_channels}, input);
@@ -131,7 +140,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
       mean.zero_();
       var.fill_(1);
     }
-    return {output, raw, mean, var};
+    return {output, kept(raw, save), mean, var};
   }
   dispatch_maps(input.scalar_type(), [&]<typename scalar_t, typename map_t>() {
     const Tables<scalar_t, map_t> tables(a);
@@ -146,7 +155,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> relu_conv_norm(
     Scratch scratch(output);
     launch_cell(p, std::ref(scratch), c10::cuda::getCurrentCUDAStream(output.get_device()));
   });
-  return {output, raw, mean, var};
+  return {output, kept(raw, save), mean, var};
 }
 
 using Backward = std::tuple<Tensor, std::vector<Tensor>, Tensor, Tensor>;
@@ -156,11 +165,12 @@ Backward relu_conv_norm_backward(const Tensor& grad_output, const Tensor& input,
                                  const Tensor& mean, const Tensor& var, at::TensorList weights,
                                  const OptionalTensor& gamma, const OptionalTensor& beta,
                                  int64_t norm, double eps, int64_t stride, int64_t groups,
-                                 c10::List<bool> output_mask) {
+                                 bool relu, c10::List<bool> output_mask) {
   static constexpr char op[] = "relu_conv_norm_backward";
   const c10::cuda::OptionalCUDAGuard guard(input.device());
   const ReluConvNormArguments a =
-      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups, true);
+      check_relu_conv_norm(op, input, weights, gamma, beta, norm, eps, stride, groups, relu, true);
+  check_relu(op, relu);
   check_relu_conv_norm_backward(op, a, grad_output, raw, mean, var, weights.size(), output_mask);
   const BlockShape& s = a.shape;
   const auto options = a.first.options();  // of parameters

@@ -33,6 +33,8 @@ def _fake(
     eps: float,
     stride: int,
     groups: int,
+    relu: bool = True,
+    save: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, _, height, width = input.shape
     channels = sum(weight.shape[0] for weight in weights)
@@ -46,6 +48,7 @@ def _fake(
         for _ in range(2)
     )
     statistics = (groups, channels)
+    raw = raw if save else input.new_empty(0)
     return output, raw, weights[0].new_empty(statistics), weights[0].new_empty(statistics)
 
 
@@ -63,6 +66,7 @@ def _backward_fake(
     eps: float,
     stride: int,
     groups: int,
+    relu: bool,
     output_mask: Sequence[bool],
 ) -> tuple[Tensor, list[Tensor], Tensor, Tensor]:
     wanted = iter(output_mask)
@@ -113,7 +117,7 @@ def _backward_autograd(
         ],
     )
     # raw, mean and var are functions of the input: what passes through them is in its gradient.
-    return grad, grads[0], None, None, None, grads[1:-2], *grads[-2:], *(None,) * 5
+    return grad, grads[0], None, None, None, grads[1:-2], *grads[-2:], *(None,) * 6
 
 
 torch.library.register_autograd(

@@ -3,9 +3,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import functools
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from darts_fast import _ops, reference
@@ -29,7 +31,13 @@ class ReluConvNorm(NamedTuple):
 
 
 def relu_conv_norm(
-    x: Tensor, weights: Sequence[Tensor], norm: Norm, *, stride: int = 1, groups: int = 1
+    x: Tensor,
+    weights: Sequence[Tensor],
+    norm: Norm,
+    *,
+    stride: int = 1,
+    groups: int = 1,
+    relu: bool = True,
 ) -> ReluConvNorm:
     """ReLU, convolution and batch norm of a state, as cells preprocess their inputs.
 
@@ -54,6 +62,7 @@ def relu_conv_norm(
         norm: of kind "batch" (statistics of the group's own batch) or "running".
         stride: 1 or 2 (sizes round up).
         groups: masked variants of a network stacked along the batch, each with its own statistics.
+        relu: False for a convolution and its norm alone, as in a stem.
 
     Returns:
         `ReluConvNorm` (output, mean, var).
@@ -61,13 +70,18 @@ def relu_conv_norm(
     Raises:
         ValueError: shapes or settings that do not fit; one value per channel under "batch".
         TypeError: dtypes that differ.
-        NotImplementedError: a dtype without kernels.
+        NotImplementedError: a dtype without kernels; relu False on a CUDA device.
     """
     check_images(_OP, "x", x, stride, groups)
     channels = _check_weights(x, weights, stride)
     _check_norm(x, norm, channels, stride, groups)
     running = norm.kind == "running"
-    function = _ops.relu_conv_norm if backend() == "fused" else reference.relu_conv_norm
+    function: Callable[..., tuple[Tensor, Tensor, Tensor, Tensor]] = reference.relu_conv_norm
+    if backend() == "fused":
+        leaves = (x, *weights, norm.gamma, norm.beta)
+        # Only a backward reads the map before the norm.
+        save = torch.is_grad_enabled() and any(y is not None and y.requires_grad for y in leaves)
+        function = functools.partial(_ops.relu_conv_norm, save=save)
     output, _, mean, var = function(
         x,
         list(weights),
@@ -79,6 +93,7 @@ def relu_conv_norm(
         float(norm.eps),
         stride,
         groups,
+        relu,
     )
     return ReluConvNorm(output, mean, var)
 

@@ -18,7 +18,14 @@ from darts_fast.functional import ReluConvNorm, update_running_statistics
 from darts_fast.functional._checks import map_precision
 from darts_fast.functional._statistics import move_running_statistics
 from darts_fast.nn.node import KERNEL_DTYPES, runs_fused
-from darts_fast.nn.plan import CellPlan, current_parts, current_plan, is_for_library
+from darts_fast.nn.plan import (
+    CellPlan,
+    Parts,
+    current_parts,
+    current_plan,
+    current_stem,
+    is_for_library,
+)
 from darts_fast.reference import PRECISION_FULL
 
 
@@ -100,12 +107,30 @@ def run_preprocess(module: nn.Module, x: Tensor, *, by_structure: bool = False) 
     """module(x); a `ReLUConvBN` or `FactorizedReduce` as one native call where it says the same,
     and is not too wide for one on a CUDA device.
     """
-    found = _native_parts(module, x, by_structure) if runs_native(x) else None
-    if found is None:
+    parts = current_parts(module, by_structure=by_structure) if runs_native(x) else None
+    native = _native_parts(parts, x)
+    if native is not None and is_for_library(x, native[2].num_features):
+        native = None
+    return _run_and_move(module, native, x)
+
+
+def run_stem(module: nn.Module, x: Tensor) -> Tensor:
+    """module(x); a convolution with its batch norm as one native call on the CPU.
+
+    On a CUDA device PyTorch's own library is the better tool for three channels.
+    """
+    parts = current_stem(module) if x.device.type == "cpu" and runs_native(x) else None
+    return _run_and_move(module, _native_parts(parts, x), x)
+
+
+# A native call and what it is given.
+_Native = tuple[_C.ReluConvNormCall, tuple[nn.Conv2d, ...], nn.BatchNorm2d]
+
+
+def _run_and_move(module: nn.Module, native: _Native | None, x: Tensor) -> Tensor:
+    if native is None:
         return cast(Tensor, module(x))
-    call, convolutions, norm = found
-    if is_for_library(x, norm.num_features):
-        return cast(Tensor, module(x))
+    call, convolutions, norm = native
     output, unmoved = call.run_and_move(convolutions, norm, x, cuda_kernels())
     if unmoved is not None:
         count = output.numel() // output.shape[1]
@@ -119,18 +144,15 @@ def native_preprocess(
     """A `ReLUConvBN` or `FactorizedReduce` as one native call and the norm in it, whose running
     statistics stay; None where only the module says what it computes.
     """
-    found = _native_parts(module, x, False)
+    found = _native_parts(current_parts(module), x)
     if found is None:
         return None
     call, convolutions, norm = found
     return ReluConvNorm(*call.run(convolutions, norm, x, groups)), norm
 
 
-def _native_parts(
-    module: nn.Module, x: Tensor, by_structure: bool
-) -> tuple[_C.ReluConvNormCall, tuple[nn.Conv2d, ...], nn.BatchNorm2d] | None:
-    """The native call of a preprocessing and what it is given; None where there is none for x."""
-    parts = current_parts(module, by_structure=by_structure)
+def _native_parts(parts: Parts | None, x: Tensor) -> _Native | None:
+    """The native call of a preprocessing or stem; None where there is none for x."""
     if (
         parts is None
         or parts.call is None

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from darts_fast.nn.fused_cell import native_plan, run_cell
+from darts_fast.nn.fused_cell import native_plan, run_cell, run_stem
 from darts_fast.nn.mixed_op import check_weights, check_zero_rule, weighted_sum
 from darts_fast.nn.nasbench201_operations import OPS, ReLUConvBN
 from darts_fast.nn.plan import CellPlan, plan_cell
@@ -185,7 +185,7 @@ class TinyNetwork(Supernet):
         )
 
     def _features(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        x = self.stem(x)
+        x = run_stem(self.stem, x)
         for cell in self.cells:
             x = cell(x, weights["cell"]) if isinstance(cell, NAS201SearchCell) else cell(x)
         out: Tensor = self.lastact(x)

@@ -10,6 +10,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from darts_fast.nn.cell import Cell
+from darts_fast.nn.fused_cell import run_stem
 from darts_fast.nn.mixed_op import check_zero_rule
 from darts_fast.nn.supernet import Supernet
 from darts_fast.spaces import Genotype, Space, get_space
@@ -112,7 +113,7 @@ class Network(Supernet):
         return self.arch_parameters()
 
     def _features(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
-        s0: Tensor = self.stem(x)
+        s0 = run_stem(self.stem, x)
         s1 = s0
         for cell in self.cells:
             table = weights["reduce" if cell.reduction else "normal"]

@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from darts_fast.nn.cell import Cell
 from darts_fast.nn.edge_normalisation import EdgeNormalised
-from darts_fast.nn.fused_cell import native_plan, run_cell, run_preprocess
+from darts_fast.nn.fused_cell import native_plan, run_cell, run_preprocess, run_stem
 from darts_fast.nn.mixed_op import MixedOp, check_weights, weighted_sum
 from darts_fast.nn.network import Network
 from darts_fast.nn.operations import drop_path
@@ -198,7 +198,7 @@ class PartialNetwork(EdgeNormalised, Network):
 
     def _inputs(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """What the first cell reads."""
-        s0: Tensor = self.stem(x)
+        s0 = run_stem(self.stem, x)
         return s0, s0
 
     def _features(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:

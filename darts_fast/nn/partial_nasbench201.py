@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_fast.nn.edge_normalisation import EdgeNormalised
+from darts_fast.nn.fused_cell import run_stem
 from darts_fast.nn.mixed_op import check_weights
 from darts_fast.nn.nasbench201 import NAS201SearchCell, TinyNetwork
 from darts_fast.nn.partial_channels import bypass_sum, channel_shuffle, mixed_sum
@@ -96,7 +97,7 @@ class PartialTinyNetwork(EdgeNormalised, TinyNetwork):
 
     def _features(self, x: Tensor, weights: Mapping[str, Tensor]) -> Tensor:
         shares = self.edge_importance()["cell"]
-        x = self.stem(x)
+        x = run_stem(self.stem, x)
         for cell in self.cells:
             x = cell(x, weights["cell"], shares) if isinstance(cell, PartialSearchCell) else cell(x)
         out: Tensor = self.lastact(x)

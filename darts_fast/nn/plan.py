@@ -72,9 +72,9 @@ class Parts:
     @functools.cached_property
     def call(self) -> _C.ReluConvNormCall | None:
         """What runs it as `relu_conv_norm`, with what it has seen of the modules, or None."""
-        if self.kind not in ("dense", "factorized_reduce"):
+        if self.kind not in ("dense", "factorized_reduce", "stem"):
             return None
-        return _C.ReluConvNormCall(len(self.convolutions), self.stride)
+        return _C.ReluConvNormCall(len(self.convolutions), self.stride, self.kind != "stem")
 
     @property
     def kernel(self) -> int:
@@ -123,6 +123,17 @@ def describe(op: nn.Module, *, by_structure: bool = False) -> Parts | None:
 def is_for_library(x: Tensor, channels: int) -> bool:
     """Whether convolutions of x to so many channels are PyTorch's: wide ones on CUDA devices."""
     return x.device.type == "cuda" and channels > MOST_CUDA_CHANNELS
+
+
+def describe_stem(module: nn.Module) -> Parts | None:
+    """The parts of a convolution with its batch norm behind it, as supernets begin, or None."""
+    if not _as_known.same() or type(module) is not nn.Sequential:
+        return None
+    layers = list(module)
+    if [type(layer) for layer in layers] != [nn.Conv2d, nn.BatchNorm2d]:
+        return None
+    parts = _dense([nn.ReLU(), *layers])
+    return None if parts is None else replace(parts, kind="stem")
 
 
 def has_hooks(module: nn.Module) -> bool:
@@ -355,6 +366,7 @@ def plan_cell(
 
 _plans: Store[CellPlan] = WeakKeyDictionary()
 _parts: dict[tuple[type[nn.Module], bool], Store[Parts]] = {}
+_stems: Store[Parts] = WeakKeyDictionary()
 
 
 def current_plan(
@@ -375,3 +387,10 @@ def current_parts(op: nn.Module, *, by_structure: bool = False) -> Parts | None:
     # Not the operation itself is watched: what a weak dictionary holds must not keep its key alive.
     store = _parts.setdefault((type(op), by_structure), WeakKeyDictionary())
     return current(store, op, children_of(op), lambda: describe(op, by_structure=by_structure))
+
+
+def current_stem(module: nn.Module) -> Parts | None:
+    """`describe_stem`, as `current_parts` is `describe`."""
+    if has_hooks(module):
+        return None
+    return current(_stems, module, children_of(module), lambda: describe_stem(module))

@@ -23,13 +23,15 @@ def relu_conv_norm(
     eps: float,
     stride: int,
     groups: int,
+    relu: bool = True,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """``BN(convolution(ReLU(input)))`` per group; see `darts_fast.functional.relu_conv_norm`.
+    """``BN(convolution(ReLU(input)))`` per group, without the ReLU unless `relu`; see
+    `darts_fast.functional.relu_conv_norm`.
 
     Returns the output and the map before its norm, both [groups * N, C', H', W'], mean and biased
     var, both [groups, C'].
     """
-    x = input.relu()
+    x = input.relu() if relu else input
     if len(weights) == 1:
         raw = _layers.dense(x, weights[0], stride)
     else:

@@ -205,36 +205,36 @@ static void block_backward(const BlockShape& s, const Tile& tile, int64_t pad,
   }
 }
 
-// A row of dL/dx (added to what is there, or not): the sum where the tile, the input behind its
-// ReLU, is not 0.
+// dL/dx (added to what is there, or not): g where x, the input behind a ReLU, is above its floor.
+template <typename T, bool kAdd>
+static inline void mask_gradient(const T* x, const T* g, int64_t count, T floor, T* out) {
+  const Vec<T> least = Vec<T>{} + floor;
+  int64_t i = 0;
+  for (; i + kLanes<T> <= count; i += kLanes<T>) {
+    const Vec<T> value = load(x + i) <= least ? Vec<T>{} : load(g + i);
+    store(out + i, kAdd ? load(out + i) + value : value);
+  }
+  for (; i < count; ++i) {
+    const T value = x[i] <= floor ? T(0) : g[i];
+    out[i] = kAdd ? out[i] + value : value;
+  }
+}
+
+// A row of dL/dx from the sum of the tile's blocks.
 template <typename T, bool kAdd>
 static void masked_gradient_row(const BlockShape& s, const Tile& tile, const T* image,
-                                const T* grad_sum, int64_t h, T* out) {
+                                const T* grad_sum, int64_t h, T* out, T floor = 0) {
   const int64_t row = grad_sum_row(s, pattern_period<T>(s.channels));
   if (s.stride == 1) {
-    const T* x = image + tile_offset(s, tile, h, 0);
-    const T* g = grad_sum + h * row;
-    const int64_t count = s.width * s.channels;
-    int64_t i = 0;
-    for (; i + kLanes<T> <= count; i += kLanes<T>) {
-      const Vec<T> value = load(x + i) <= Vec<T>{} ? Vec<T>{} : load(g + i);
-      store(out + i, kAdd ? load(out + i) + value : value);
-    }
-    for (; i < count; ++i) {
-      const T value = x[i] <= T(0) ? T(0) : g[i];
-      out[i] = kAdd ? out[i] + value : value;
-    }
+    mask_gradient<T, kAdd>(image + tile_offset(s, tile, h, 0), grad_sum + h * row,
+                           s.width * s.channels, floor, out);
     return;
   }
   for (int64_t w = 0; w < s.width; ++w) {
-    const T* __restrict__ x = image + tile_offset(s, tile, h, w);
-    const T* __restrict__ g =
-        grad_sum + (w % s.stride * s.height + h) * row + w / s.stride * s.channels;
-    T* __restrict__ to = out + w * s.channels;
-    for (int64_t c = 0; c < s.channels; ++c) {
-      const T value = x[c] <= T(0) ? T(0) : g[c];
-      to[c] = kAdd ? to[c] + value : value;
-    }
+    mask_gradient<T, kAdd>(
+        image + tile_offset(s, tile, h, w),
+        grad_sum + (w % s.stride * s.height + h) * row + w / s.stride * s.channels, s.channels,
+        floor, out + w * s.channels);
   }
 }
 

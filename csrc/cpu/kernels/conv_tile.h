@@ -113,18 +113,19 @@ struct InputNormVectors {
 };
 
 template <typename T>
-static inline Vec<T> rectified(Vec<T> x) {
-  return x < Vec<T>{} ? Vec<T>{} : x;  // NaN stays
+static inline Vec<T> rectified(Vec<T> x, T floor = 0) {
+  const Vec<T> least = Vec<T>{} + floor;
+  return x < least ? least : x;  // NaN stays
 }
 
 // Fills a row of pixels of the interior from `count` elements: ReLU, behind the norm if there is
-// one.
+// one. Without a norm the ReLU may have another floor; one of -infinity lets everything through.
 template <typename T, typename Y>
 static inline void load_tile_row(const Y* x, int64_t count, int64_t period,
-                                 const InputNorm<T>* norm, T* to) {
+                                 const InputNorm<T>* norm, T* to, T floor = 0) {
   const int64_t whole = count / period * period;
   if (norm == nullptr) {
-    for (int64_t i = 0; i < whole; i += kLanes<T>) store(to + i, rectified<T>(load(x + i)));
+    for (int64_t i = 0; i < whole; i += kLanes<T>) store(to + i, rectified<T>(load(x + i), floor));
   } else {
     for_each_vector<T>(
         whole, period,
@@ -140,28 +141,24 @@ static inline void load_tile_row(const Y* x, int64_t count, int64_t period,
     const int64_t c = i - whole;
     const T y = widen(x[i]);
     const T v = norm == nullptr ? y : (y - norm->center[c]) * norm->scale[c] + norm->shift[c];
-    to[i] = v < T(0) ? T(0) : v;
+    to[i] = v < floor ? floor : v;
   }
 }
 
 // Fills the interior of the tile; the padding keeps the zeros it was given when it was cleared.
 template <typename T, typename Y>
 static void load_tile(const BlockShape& s, const Tile& t, const Y* image, int64_t period,
-                      const InputNorm<T>* norm, T* tile) {
+                      const InputNorm<T>* norm, T* tile, T floor = 0) {
   const int64_t row = s.width * s.channels;
   for (int64_t h = 0; h < s.height; ++h) {
     const Y* x = image + h * row;
     if (s.stride == 1) {
-      load_tile_row(x, row, period, norm, tile + tile_offset(s, t, h, 0));
+      load_tile_row(x, row, period, norm, tile + tile_offset(s, t, h, 0), floor);
       continue;
     }
     for (int64_t w = 0; w < s.width; ++w) {
-      T* to = tile + tile_offset(s, t, h, w);
-      for (int64_t c = 0; c < s.channels; ++c) {
-        T v = widen(x[w * s.channels + c]);
-        if (norm != nullptr) v = (v - norm->center[c]) * norm->scale[c] + norm->shift[c];
-        to[c] = v < T(0) ? T(0) : v;
-      }
+      load_tile_row(x + w * s.channels, s.channels, period, norm, tile + tile_offset(s, t, h, w),
+                    floor);
     }
   }
 }

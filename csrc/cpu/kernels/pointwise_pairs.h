@@ -31,13 +31,13 @@ static inline void pack_factors(float* matrix, int64_t channels, int64_t row) {
   }
 }
 
-template <int kPixels, int kVectors, int kStride>
+template <int kPixels, int kVectors, typename S>
 __attribute__((noinline)) static int64_t pairs_span(const PointwiseRows<float> r,
                                                     const BFloat16* in, int64_t pixel,
                                                     int64_t pixels, int64_t lane) {
   for (; pixel + kPixels <= pixels; pixel += kPixels) {
     Vec<float> sum[kPixels][kVectors] = {};
-    Stepped<BFloat16, kPixels, kStride> x(in + pixel * r.in_stride, r.in_stride);
+    Stepped<BFloat16, kPixels, S::kIn> x(in + pixel * r.in_stride, r.in_stride);
     const float* packed = r.packed + lane;
     const auto add = [&](uint32_t kept) {
       WordVec w[kVectors];
@@ -62,7 +62,7 @@ __attribute__((noinline)) static int64_t pairs_span(const PointwiseRows<float> r
     }
     // What stands behind an odd last channel is the next pixel's, and may be infinite.
     if (c < r.channels) add(0xffff);
-    store_block<float, kPixels, kVectors, kStride>(r, sum, pixel, lane);
+    store_block<float, kPixels, kVectors, S::kOut>(r, sum, pixel, lane);
   }
   return pixel;
 }
@@ -70,11 +70,12 @@ __attribute__((noinline)) static int64_t pairs_span(const PointwiseRows<float> r
 template <int kVectors>
 static inline void pairs_lanes(const PointwiseRows<float>& r, const BFloat16* in, int64_t pixels,
                                int64_t lane) {
-  int64_t p = with_stride(r, [&](auto stride) {
-    return pairs_span<16 / kVectors, kVectors, stride()>(r, in, 0, pixels, lane);
+  using Any = Strides<0, 0>;
+  int64_t p = with_strides(r, [&](auto strides) {
+    return pairs_span<16 / kVectors, kVectors, decltype(strides)>(r, in, 0, pixels, lane);
   });
-  if (p < pixels) p = pairs_span<4, kVectors, 0>(r, in, p, pixels, lane);
-  if (p < pixels) pairs_span<1, kVectors, 0>(r, in, p, pixels, lane);
+  if (p < pixels) p = pairs_span<4, kVectors, Any>(r, in, p, pixels, lane);
+  if (p < pixels) pairs_span<1, kVectors, Any>(r, in, p, pixels, lane);
 }
 
 // `pointwise_rows` of the factors `in`, one tap, not accumulated.

@@ -42,6 +42,12 @@ struct PointwiseRows {
   bool accumulate;
 };
 
+// How far apart pixels of input and output stand, where the compiler knows; 0 where it does not.
+template <int kInput, int kOutput>
+struct Strides {
+  static constexpr int kIn = kInput, kOut = kOutput;
+};
+
 // Stores the sums of the lanes from `lane` of kPixels pixels; with kStride of whole vectors, that
 // far apart.
 template <typename T, int kPixels, int kVectors, int kStride>
@@ -67,15 +73,14 @@ __attribute__((always_inline)) static inline void store_block(
 }
 
 // The lanes [lane, lane + kVectors * lanes) of the pixels from `pixel`, as far as whole blocks of
-// kPixels reach; returns how far. Unless kStride is 0 (`with_stride`), pixels of input and output
-// stand that far apart. `r` is a copy, which no store can change.
-template <typename T, int kPixels, int kVectors, bool kAccumulate, int kStride>
+// kPixels reach; returns how far. `r` is a copy, which no store can change.
+template <typename T, int kPixels, int kVectors, bool kAccumulate, typename S>
 __attribute__((noinline)) static int64_t pointwise_span(const PointwiseRows<T> r, int64_t pixel,
                                                         int64_t pixels, int64_t lane) {
   for (; pixel + kPixels <= pixels; pixel += kPixels) {
     Vec<T> sum[kPixels][kVectors] = {};
     for (int64_t t = 0; t < r.count_taps; ++t) {
-      Stepped<T, kPixels, kStride> in(r.in + pixel * r.in_stride + r.taps[t].input, r.in_stride);
+      Stepped<T, kPixels, S::kIn> in(r.in + pixel * r.in_stride + r.taps[t].input, r.in_stride);
       const T* packed = r.packed + r.taps[t].weight + lane;
       for (int64_t ci = 0; ci < r.channels; ++ci) {
         Vec<T> w[kVectors];
@@ -96,40 +101,47 @@ __attribute__((noinline)) static int64_t pointwise_span(const PointwiseRows<T> r
     for (int p = 0; p < kPixels && kAccumulate; ++p) {
 #pragma GCC unroll 2
       for (int v = 0; v < kVectors; ++v) {
-        const int64_t stride = kStride > 0 ? kStride : r.out_stride;
+        const int64_t stride = S::kOut > 0 ? S::kOut : r.out_stride;
         sum[p][v] += load(r.out + (pixel + p) * stride + lane + v * kLanes<T>);
       }
     }
-    store_block<T, kPixels, kVectors, kStride>(r, sum, pixel, lane);
+    store_block<T, kPixels, kVectors, S::kOut>(r, sum, pixel, lane);
   }
   return pixel;
 }
 
-// call(stride) with the distance of pixels as a constant of the compiler, for the usual numbers of
-// channels in and out; with 0 for others.
+// call(Strides) of r, for the usual numbers of channels in and out.
 template <typename T, typename Call>
-static inline int64_t with_stride(const PointwiseRows<T>& r, Call call) {
+static inline int64_t with_strides(const PointwiseRows<T>& r, Call call) {
   const bool same = r.in_stride == r.out_stride && r.out_stride == r.out_channels;
-  switch (same ? r.in_stride : 0) {
+  switch (r.in_stride) {
     case 16:
-      return call(std::integral_constant<int, 16>());
+      return same ? call(Strides<16, 16>()) : call(Strides<16, 0>());
     case 32:
-      return call(std::integral_constant<int, 32>());
+      return same ? call(Strides<32, 32>()) : call(Strides<32, 0>());
+    case 48:
+      return call(Strides<48, 0>());
     case 64:
-      return call(std::integral_constant<int, 64>());
+      return same ? call(Strides<64, 64>()) : call(Strides<64, 0>());
+    case 128:
+      return call(Strides<128, 0>());
+    case 256:
+      return call(Strides<256, 0>());
     default:
-      return call(std::integral_constant<int, 0>());
+      return call(Strides<0, 0>());
   }
 }
 
 template <typename T, int kVectors, bool kAccumulate>
 static inline void pointwise_lanes(const PointwiseRows<T>& r, int64_t pixels, int64_t lane) {
   constexpr int kMost = (kManyRegisters ? 16 : 8) / kVectors;
-  int64_t p = with_stride(r, [&](auto stride) {
-    return pointwise_span<T, kMost, kVectors, kAccumulate, stride()>(r, 0, pixels, lane);
+  using Any = Strides<0, 0>;
+  int64_t p = with_strides(r, [&](auto strides) {
+    using S = decltype(strides);
+    return pointwise_span<T, kMost, kVectors, kAccumulate, S>(r, 0, pixels, lane);
   });
-  if (p < pixels) p = pointwise_span<T, 4, kVectors, kAccumulate, 0>(r, p, pixels, lane);
-  if (p < pixels) pointwise_span<T, 1, kVectors, kAccumulate, 0>(r, p, pixels, lane);
+  if (p < pixels) p = pointwise_span<T, 4, kVectors, kAccumulate, Any>(r, p, pixels, lane);
+  if (p < pixels) pointwise_span<T, 1, kVectors, kAccumulate, Any>(r, p, pixels, lane);
 }
 
 template <typename T, bool kAccumulate>

@@ -10,20 +10,25 @@ namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
 template <typename T>
 struct ReluConvGradScratch {
+  T* center;  // a pattern of output channels
+  T* sums;    // [C']
   T* tile;
   T* grad_sum;
-  T* sums;  // [C']
   BlockBackwardScratch<T> block;
+  StripScratch<T> strips;  // in the place of the three
 };
 
 template <typename T>
 static ReluConvGradScratch<T> relu_conv_grad_parts(const ReluConvNorm<T>& p, Scratch<T>* scratch) {
-  ReluConvGradScratch<T> parts;
-  const int64_t tile = relu_conv_tile(p).size;
-  const int64_t pattern = pattern_period<T>(p.shape.out_channels);
-  parts.tile = scratch->take(tile > pattern ? tile : pattern);
-  parts.grad_sum = scratch->take(grad_sum_size(p.shape, pattern_period<T>(p.shape.channels)));
+  ReluConvGradScratch<T> parts = {};
+  parts.center = scratch->take(pattern_period<T>(p.shape.out_channels));
   parts.sums = scratch->take(p.shape.out_channels);
+  if (goes_by_strips(p.shape, p.block)) {
+    parts.strips = strip_parts(p.shape, scratch);
+    return parts;
+  }
+  parts.tile = scratch->take(relu_conv_tile(p).size);
+  parts.grad_sum = scratch->take(grad_sum_size(p.shape, pattern_period<T>(p.shape.channels)));
   parts.block = block_backward_scratch(p.shape, block_pad(p.block), scratch);
   return parts;
 }
@@ -51,12 +56,11 @@ static void relu_conv_reduce(const ReluConvNormBackward<T>& p, int64_t begin, in
   const ReluConvGradScratch<T> scratch = relu_conv_grad_parts(p, &cut);
   for (int64_t n = begin; n < end; ++n) {
     const T* g = p.grad_output + n * size;
-    T* center = scratch.tile;  // relu_conv_grad_parts makes room for either
     const T* mean = p.mean + n / p.images * channels;
-    expand_pattern(center, channels, period, [&](int64_t c) { return mean[c]; });
+    expand_pattern(scratch.center, channels, period, [&](int64_t c) { return mean[c]; });
     double* sums = p.partial_sums + n * 2 * channels;
     sum_gradients(g, size, channels, period, scratch.sums, sums);
-    sum_products(g, p.raw + n * size, center, size, channels, period, scratch.sums,
+    sum_products(g, p.raw + n * size, scratch.center, size, channels, period, scratch.sums,
                  sums + channels);
   }
 }
@@ -109,8 +113,11 @@ static void relu_conv_grad_convolve(const ReluConvNormBackward<T>& p, int64_t be
   const int64_t chunks = (p.images + p.chunk_images - 1) / p.chunk_images;
   Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
   const ReluConvGradScratch<T> scratch = relu_conv_grad_parts(p, &cut);
-  std::memset(scratch.tile, 0, tile.size * sizeof(T));
-  std::memset(scratch.block.grad_tile, 0, largest_grad_tile<T>(s, pad).size * sizeof(T));
+  const bool strips = goes_by_strips(s, p.block);
+  if (!strips) {
+    std::memset(scratch.tile, 0, tile.size * sizeof(T));
+    std::memset(scratch.block.grad_tile, 0, largest_grad_tile<T>(s, pad).size * sizeof(T));
+  }
   const PackedBlock<T> packed = packed_block<T>(s, p.block, p.packed);
   for (int64_t chunk = begin; chunk < end; ++chunk) {
     const int64_t group = chunk / chunks;
@@ -129,16 +136,22 @@ static void relu_conv_grad_convolve(const ReluConvNormBackward<T>& p, int64_t be
     for (int64_t n = group * p.images + first; n < group * p.images + last; ++n) {
       const T* g = p.grad_output + n * output_size(s);
       const T* y = p.raw + n * output_size(s);
-      load_tile<T>(s, tile, p.input + n * image_size(s), period, nullptr, scratch.tile);
+      const T* image = p.input + n * image_size(s);
+      T* grad_input = p.grad_input == nullptr ? nullptr : p.grad_input + n * image_size(s);
+      if (strips) {
+        gradient_strips(p, packed, norm, image, y, g, scratch.strips, want ? &grads : nullptr,
+                        grad_input);
+        continue;
+      }
+      load_tile<T>(s, tile, image, period, nullptr, scratch.tile, relu_floor(p));
       block_backward(
           s, tile, pad, p.block, packed, scratch.tile, scratch.block, want ? &grads : nullptr, true,
-          p.grad_input != nullptr ? scratch.grad_sum : nullptr,
-          [&](int64_t h, int64_t rows, T* to) {
+          grad_input != nullptr ? scratch.grad_sum : nullptr, [&](int64_t h, int64_t rows, T* to) {
             norm_gradient<T, false>(norm, g + h * row, y + h * row, rows * row, out_period, to);
           });
-      for (int64_t h = 0; p.grad_input != nullptr && h < s.height; ++h) {
+      for (int64_t h = 0; grad_input != nullptr && h < s.height; ++h) {
         masked_gradient_row<T, false>(s, tile, scratch.tile, scratch.grad_sum, h,
-                                      p.grad_input + n * image_size(s) + h * s.width * s.channels);
+                                      grad_input + h * s.width * s.channels, relu_floor(p));
       }
     }
   }

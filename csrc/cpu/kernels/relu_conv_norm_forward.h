@@ -1,14 +1,12 @@
 // SPDX-License-Identifier: Apache-2.0
 // output = BN(convolution(ReLU x)): one sweep that writes the raw map with its moments, a barrier,
-// one sweep that normalises it.
+// one sweep that normalises it. With running statistics there is no barrier, and one sweep does
+// both. Where nobody keeps the raw map it is normalised in its place.
 #pragma once
 
 #include <cmath>
 
-#include "cpu/kernels/conv_block_backward.h"
-#include "cpu/kernels/conv_block_forward.h"
-#include "cpu/kernels/norm_gradient.h"
-#include "cpu/kernels/relu_conv_norm_kernels.h"
+#include "cpu/kernels/relu_conv_norm_strips.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
@@ -27,11 +25,16 @@ template <typename T>
 struct ReluConvScratch {
   T* tile;
   BlockForwardScratch<T> block;
+  StripScratch<T> strips;  // in the place of both
 };
 
 template <typename T>
 static ReluConvScratch<T> relu_conv_parts(const ReluConvNorm<T>& p, Scratch<T>* scratch) {
-  ReluConvScratch<T> parts;
+  ReluConvScratch<T> parts = {};
+  if (goes_by_strips(p.shape, p.block)) {
+    parts.strips = strip_parts(p.shape, scratch);
+    return parts;
+  }
   parts.tile = scratch->take(relu_conv_tile(p).size);
   parts.block = block_forward_scratch(p.shape, scratch);
   return parts;
@@ -52,25 +55,6 @@ static int64_t relu_conv_packed_size(const ReluConvNorm<T>& p) {
 template <typename T>
 static void relu_conv_pack(const ReluConvNormForward<T>& p, int64_t begin, int64_t end) {
   if (begin < end) pack_block(p.shape, p.block, p.first, p.second, p.packed);
-}
-
-// Items: images.
-template <typename T>
-static void relu_conv_convolve(const ReluConvNormForward<T>& p, int64_t begin, int64_t end,
-                               int64_t thread) {
-  const BlockShape& s = p.shape;
-  const Tile tile = relu_conv_tile(p);
-  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
-  const ReluConvScratch<T> scratch = relu_conv_parts(p, &cut);
-  std::memset(scratch.tile, 0, tile.size * sizeof(T));
-  const PackedBlock<T> packed = packed_block<T>(s, p.block, p.packed);
-  for (int64_t n = begin; n < end; ++n) {
-    load_tile<T>(s, tile, p.input + n * image_size(s), pattern_period<T>(s.channels), nullptr,
-                 scratch.tile);
-    block_forward(s, tile, p.block, packed, scratch.tile, scratch.block, p.raw + n * output_size(s),
-                  p.norm == Norm::kBatch ? p.partial_mean + n * s.out_channels : nullptr,
-                  p.partial_square + n * s.out_channels);
-  }
 }
 
 // Items: groups.
@@ -122,6 +106,33 @@ static void relu_conv_normalise(const ReluConvNormForward<T>& p, int64_t begin, 
       const int64_t j = i - whole;
       out[i] = (y[i] - center[j]) * scale[j] + shift[j];
     }
+  }
+}
+
+// Items: images.
+template <typename T>
+static void relu_conv_convolve(const ReluConvNormForward<T>& p, int64_t begin, int64_t end,
+                               int64_t thread) {
+  const BlockShape& s = p.shape;
+  const bool strips = goes_by_strips(s, p.block), batch = p.norm == Norm::kBatch;
+  const Tile tile = relu_conv_tile(p);
+  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  const ReluConvScratch<T> scratch = relu_conv_parts(p, &cut);
+  if (!strips) std::memset(scratch.tile, 0, tile.size * sizeof(T));
+  const PackedBlock<T> packed = packed_block<T>(s, p.block, p.packed);
+  for (int64_t n = begin; n < end; ++n) {
+    const T* image = p.input + n * image_size(s);
+    T* raw = p.raw + n * output_size(s);
+    double* mean = batch ? p.partial_mean + n * s.out_channels : nullptr;
+    double* square = p.partial_square + n * s.out_channels;
+    if (strips) {
+      convolve_strips<T>(p, packed, image, scratch.strips, raw, mean, square);
+    } else {
+      load_tile<T>(s, tile, image, pattern_period<T>(s.channels), nullptr, scratch.tile,
+                   relu_floor(p));
+      block_forward(s, tile, p.block, packed, scratch.tile, scratch.block, raw, mean, square);
+    }
+    if (!batch) relu_conv_normalise(p, n, n + 1);
   }
 }
 

@@ -28,6 +28,7 @@ struct ReluConvNormKernels {
   void (*convolve)(const Forward& p, int64_t begin, int64_t end, int64_t thread);  // image
   void (*merge)(const Forward& p, int64_t begin, int64_t end);                     // group
   void (*normalise)(const Forward& p, int64_t begin, int64_t end);                 // image
+  // With running statistics `convolve` comes behind `merge`, and normalises too.
   // Backward.
   void (*grad_pack)(const Backward& p, int64_t begin, int64_t end);                      // one item
   void (*reduce)(const Backward& p, int64_t begin, int64_t end, int64_t thread);         // image

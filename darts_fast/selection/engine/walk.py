@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from darts_fast.nn import Cell, Network, Supernet, TinyNetwork
-from darts_fast.nn.fused_cell import runs_native
+from darts_fast.nn.fused_cell import run_stem, runs_native
 from darts_fast.nn.nasbench201 import NAS201SearchCell, ResNetBasicblock
 from darts_fast.nn.supernet import is_base_forward
 from darts_fast.nn.watch import Watch
@@ -67,7 +67,7 @@ class Walk:
 
     def stem(self, images: Tensor) -> tuple[State, ...]:
         """The states before the first stage."""
-        state = State(self.net.stem(images), False)
+        state = State(run_stem(self.net.stem, images), False)
         return (state, state) if isinstance(self.net, Network) else (state,)
 
     def advance(
