@@ -32,6 +32,9 @@ constexpr std::align_val_t kAlignment{64};
 // kSlack, so that one block more than ever before does not drive out another in every step.
 constexpr int64_t kSlack = 8;
 
+// A block in use that is too large may leave idle a part in kIdle of the most that was ever live.
+constexpr int64_t kIdle = 11;
+
 int64_t block_bytes(int64_t bytes) {
   const int64_t unit = bytes >= kHugePage ? kHugePage : kSmallUnit;
   return (bytes + unit - 1) / unit * unit;
@@ -81,14 +84,16 @@ class Arena {
   }
 
   // The smallest cached block that fits, if not more than a quarter of it would lie idle, or if a
-  // new one would drive cached ones out: in a forward without gradients little is live at once, and
-  // of other sizes in each stage. What the call that asks for it gives back itself may take any:
-  // while it runs nobody else wants them.
+  // new one would drive cached ones out and little lies idle: in a forward without gradients few
+  // are live at once, and of other sizes in each stage. What the call that asks for it gives back
+  // itself may take any: while it runs nobody else wants them.
   Block take(int64_t bytes, bool transient) {
     const std::lock_guard<std::mutex> lock(mutex_);
     const auto fit = cached_.lower_bound(bytes);
-    const bool reuse = fit != cached_.end() && (transient || fit->first - bytes <= fit->first / 4 ||
-                                                cached_bytes_ > room(bytes));
+    const int64_t idle = fit == cached_.end() ? 0 : fit->first - bytes;
+    const bool reuse =
+        fit != cached_.end() && (transient || idle <= fit->first / 4 ||
+                                 (idle <= peak_ / kIdle && cached_bytes_ > room(bytes)));
     const Block block = reuse ? uncache(fit) : allocate(bytes);
     live_ += block.bytes;
     peak_ = std::max(peak_, live_);
