@@ -183,11 +183,14 @@ def test_the_table_is_that_of_the_record():
 def test_recorded_bytes_keep_to_the_target():
     path = ROOT / "bench/results/cuda-traffic.json"
     record = json.loads(path.read_text())
-    rows = [row for result in record["results"] for row in result["sweeps"]]
+    rows = [(result["case"], row) for result in record["results"] for row in result["sweeps"]]
     assert len(rows) >= 9
     assert record["target"] == traffic.TARGET
-    # The least of a backward is that of kernels which read a state's gradient once per node.
-    assert all(0.95 <= row["of_minimum"] <= traffic.TARGET for row in rows)
+    for case, row in rows:
+        # The least of a cell's backward is that of sweeps of their own for the norms' sums, which
+        # these kernels take, but for the last node, with the gradients of the node behind.
+        least = 0.95 if "backward" in case and row["sweep"].startswith("sums") else 1
+        assert least <= row["of_minimum"] <= traffic.TARGET, (case, row["sweep"])
     assert traffic.table(record["results"]) in path.with_suffix(".md").read_text()
 
 

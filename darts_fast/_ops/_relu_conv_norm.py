@@ -38,17 +38,14 @@ def _fake(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     batch, _, height, width = input.shape
     channels = sum(weight.shape[0] for weight in weights)
-    output, raw = (
-        torch.empty(
-            (batch, channels, -(-height // stride), -(-width // stride)),
-            dtype=input.dtype,
-            device=input.device,
-            memory_format=torch.channels_last,
-        )
-        for _ in range(2)
+    output = torch.empty(
+        (batch, channels, -(-height // stride), -(-width // stride)),
+        dtype=input.dtype,
+        device=input.device,
+        memory_format=torch.channels_last,
     )
+    raw = torch.empty_like(output) if save else input.new_empty(0)
     statistics = (groups, channels)
-    raw = raw if save else input.new_empty(0)
     return output, raw, weights[0].new_empty(statistics), weights[0].new_empty(statistics)
 
 
