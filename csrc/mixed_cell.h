@@ -164,7 +164,6 @@ struct CellBackward : CellArguments<T, M> {
   double* op_sums;       // [K, G]: dL/dw
   T* grad_inner;         // [chains into a node] slots: gradient behind a chain's first norm
   T* grad_nodes;         // [nodes] slots
-  T* grad_pools;         // [pools] slots: gradient of the pooled maps
   // outputs; null = nobody asked
   T* const* grad_states;  // [S]
   T* grad_weights;        // [G, K]

@@ -6,8 +6,10 @@
 
 #include <algorithm>
 #include <cstdint>
+#include <vector>
 
 #include "cpu/capability.h"
+#include "cpu/items.h"
 
 // Inside namespace darts_fast::cpu: the table of the capability in use.
 #if defined(DARTS_X86_CAPABILITIES)
@@ -49,19 +51,21 @@ void run_phase(void (*phase)(const Params&, int64_t, int64_t), const Params& par
                    [&](int64_t begin, int64_t end) { phase(params, begin, end); });
 }
 
-// A phase that uses a row of scratch memory, of which there are at::get_num_threads(). The items
-// are cut into shares with a row each, and not by the number of the thread that runs them: a build
-// with another OpenMP library than torch's would count threads that torch does not know of.
+// A phase that uses a row of scratch memory, of which there are at::get_num_threads(): one per
+// share, and not per number of the thread that runs it. A build with another OpenMP library than
+// torch's would count threads that torch does not know of.
 template <typename Params>
-void run_phase(void (*phase)(const Params&, int64_t, int64_t, int64_t), const Params& params,
-               int64_t items, int64_t elements_per_item) {
+void run_phase(void (*phase)(const Params&, Items), const Params& params, int64_t items,
+               int64_t elements_per_item) {
   const int64_t grain = grain_size(elements_per_item);
-  const int64_t shares =
+  const int64_t count =
       std::min<int64_t>(std::max(1, at::get_num_threads()), (items + grain - 1) / grain);
-  at::parallel_for(0, shares, 1, [&](int64_t first, int64_t last) {
-    for (int64_t share = first; share < last; ++share) {
-      phase(params, items * share / shares, items * (share + 1) / shares, share);
-    }
+  std::vector<ItemShare> shares;
+  for (int64_t i = 0; i < count; ++i) {
+    shares.push_back({items * i / count, items * (i + 1) / count});
+  }
+  at::parallel_for(0, count, 1, [&](int64_t first, int64_t last) {
+    for (int64_t share = first; share < last; ++share) phase(params, {shares.data(), count, share});
   });
 }
 

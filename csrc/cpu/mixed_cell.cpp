@@ -265,7 +265,6 @@ MixedCellBackward mixed_cell_backward(const Tensor& grad_output, const Tensor& s
     const int64_t norm_sums = work.reserve<double>(rows * 2 * s.channels);
     const int64_t op_sums = work.reserve<double>(s.ops * groups);
     const int64_t grad_inner = work.reserve<scalar_t>(a.plan.most_chains() * p.slot);
-    const int64_t grad_pools = work.reserve<scalar_t>(s.pools * p.slot);
     const int64_t grad_nodes = work.reserve<scalar_t>(s.nodes * p.slot);
     work.allocate();
     p.grad_output = g.const_data_ptr<scalar_t>();
@@ -288,7 +287,6 @@ MixedCellBackward mixed_cell_backward(const Tensor& grad_output, const Tensor& s
     p.op_sums = work.get<double>(op_sums);
     p.grad_inner = work.get<scalar_t>(grad_inner);
     p.grad_nodes = work.get<scalar_t>(grad_nodes);
-    p.grad_pools = work.get<scalar_t>(grad_pools);
     const auto gx = write_pointers<scalar_t>(grads.states);
     const auto g1 = write_pointers<scalar_t>(grads.first),
                g2 = write_pointers<scalar_t>(grads.second);

@@ -5,6 +5,7 @@
 // and S2 need the whole batch (a barrier), and `conv_backward_norm` finishes it in place.
 #pragma once
 
+#include "cpu/items.h"
 #include "cpu/kernels/conv_block_backward.h"
 #include "cpu/kernels/conv_blocks_forward.h"
 #include "cpu/kernels/weight_sums.h"
@@ -95,18 +96,17 @@ static void conv_backward_input(const ConvBlocksBackward<T>& p, const Tile& tile
 }
 
 template <typename T>
-static void conv_backward_run(const ConvBlocksBackward<T>& p, int64_t begin, int64_t end,
-                              int64_t thread) {
+static void conv_backward_run(const ConvBlocksBackward<T>& p, Items items) {
   const ConvBlocksShape& s = p.shape;
   const int64_t period = pattern_period<T>(s.channels);
   const int64_t pad = largest_pad(s, p.branches);
   const Tile tile = conv_tile<T>(s, p.branches);
   const int64_t row = s.out_width * s.out_channels;
-  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  Scratch<T> cut = {p.scratch + items.share * p.scratch_stride};
   const ConvBackwardScratch<T> scratch = conv_backward_parts(s, p.branches, &cut);
   std::memset(scratch.image, 0, tile.size * sizeof(T));
   std::memset(scratch.block.grad_tile, 0, largest_grad_tile<T>(s, pad).size * sizeof(T));
-  for (int64_t item = begin; item < end; ++item) {
+  for (int64_t item = next_item(items); item >= 0; item = next_item(items)) {
     const int64_t source = item % s.sources;
     const int64_t n = item / s.sources;
     const int64_t group = n / s.images;
@@ -185,16 +185,15 @@ static void conv_backward_sums(const ConvBlocksBackward<T>& p, int64_t begin, in
 
 // Items are images of inputs: dL/dx = gamma / sigma * (g - S1 / M - x^ S2 / M), in place.
 template <typename T>
-static void conv_backward_norm(const ConvBlocksBackward<T>& p, int64_t begin, int64_t end,
-                               int64_t thread) {
+static void conv_backward_norm(const ConvBlocksBackward<T>& p, Items items) {
   const ConvBlocksShape& s = p.shape;
   const int64_t channels = s.channels;
   const double count = static_cast<double>(s.images * s.height * s.width);
-  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  Scratch<T> cut = {p.scratch + items.share * p.scratch_stride};
   const ConvBackwardScratch<T> scratch = conv_backward_parts(s, p.branches, &cut);
   T* mean_part = scratch.coefficients + 3 * pattern_period<T>(channels);
   T* slope = mean_part + pattern_period<T>(channels);
-  for (int64_t item = begin; item < end; ++item) {
+  for (int64_t item = next_item(items); item >= 0; item = next_item(items)) {
     const int64_t source = item % s.sources;
     const int64_t n = item / s.sources;
     const int64_t group = n / s.images;

@@ -9,6 +9,7 @@
 
 #include <cmath>
 
+#include "cpu/items.h"
 #include "cpu/kernels/conv_block_forward.h"
 #include "cpu/kernels/image_moments.h"
 
@@ -93,17 +94,16 @@ static InputNorm<T> input_norm(const ConvBlocksShape& s, const ConvBlocksNorm<T>
 }
 
 template <typename T>
-static void conv_forward_run(const ConvBlocksForward<T>& p, int64_t begin, int64_t end,
-                             int64_t thread) {
+static void conv_forward_run(const ConvBlocksForward<T>& p, Items items) {
   const ConvBlocksShape& s = p.shape;
   const int64_t period = pattern_period<T>(s.channels);
   const Tile tile = conv_tile<T>(s, p.branches);
   const int64_t all_images = s.groups * s.images;
   const int64_t out_size = s.out_height * s.out_width * s.out_channels;
-  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  Scratch<T> cut = {p.scratch + items.share * p.scratch_stride};
   const ConvForwardScratch<T> scratch = conv_forward_parts(s, p.branches, &cut);
   std::memset(scratch.image, 0, tile.size * sizeof(T));
-  for (int64_t item = begin; item < end; ++item) {
+  for (int64_t item = next_item(items); item >= 0; item = next_item(items)) {
     const int64_t source = item % s.sources;
     const int64_t n = item / s.sources;
     const int64_t group = n / s.images;

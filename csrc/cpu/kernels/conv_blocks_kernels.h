@@ -5,11 +5,12 @@
 #include <cstdint>
 
 #include "conv_blocks.h"
+#include "cpu/items.h"
 
 namespace darts_fast::cpu {
 
 // As in node_sum_kernels.h: phases in order, each on work items [begin, end), results independent
-// of how the items are shared out. Phases with a thread argument use that row of the scratch
+// of how the items are shared out. Phases that take `Items` use its share's row of the scratch
 // memory.
 template <typename T>
 struct ConvBlocksKernels {
@@ -21,17 +22,15 @@ struct ConvBlocksKernels {
   int64_t (*partial_size)(const ConvBlocksShape& shape, const ConvBranch* branches);
   // Forward.                                                                          item
   void (*pack)(const ConvBlocksForward<T>& p, int64_t begin, int64_t end);  // branch
-  void (*run)(const ConvBlocksForward<T>& p, int64_t begin, int64_t end, int64_t thread);
+  void (*run)(const ConvBlocksForward<T>& p, Items items);
   //                                                                                   image, input
   void (*merge)(const ConvBlocksForward<T>& p, int64_t begin, int64_t end);  // group, branch
   // Backward.
   void (*backward_pack)(const ConvBlocksBackward<T>& p, int64_t begin, int64_t end);  // branch
-  void (*backward_run)(const ConvBlocksBackward<T>& p, int64_t begin, int64_t end,
-                       int64_t thread);                                         // image, input
+  void (*backward_run)(const ConvBlocksBackward<T>& p, Items items);            // image, input
   void (*weights)(const ConvBlocksBackward<T>& p, int64_t begin, int64_t end);  // branch
   void (*sums)(const ConvBlocksBackward<T>& p, int64_t begin, int64_t end);     // input
-  void (*norm)(const ConvBlocksBackward<T>& p, int64_t begin, int64_t end,
-               int64_t thread);  // image, input
+  void (*norm)(const ConvBlocksBackward<T>& p, Items items);                    // image, input
 };
 
 #define DARTS_DECLARE_CONV_BLOCKS(CAPABILITY)                        \

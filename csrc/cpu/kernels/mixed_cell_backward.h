@@ -2,10 +2,11 @@
 // Backward of mixed_cell, part by part as the forward (CellPart), last one first, so that the maps
 // of a part come from memory once.
 //
-// `grad_first` of part i: the first blocks, identities and pools of its ops, added to the gradients
-//   of their sources, while one image of a source stands in the cache. Then G = dL/d node of part
-//   i - 1 is complete, and with it the image's part of S1 = sum G and of sum G * (y_k - mean_k) for
-//   every term k of that part.
+// `grad_first` of part i: the first blocks of its ops, added to the gradients of their sources,
+//   while one image of a source stands in the cache. Where no later part gives to a state, its
+//   identities and pools follow, of all nodes at once. Then G = dL/d node of part i - 1 is
+//   complete, and with it the image's part of S1 = sum G and of sum G * (y_k - mean_k) for every
+//   term k of that part.
 // `node_norms` merges those (a barrier); dL/dw_k = sum_c gamma S2_k + beta S1 is a by-product.
 // `grad_second`: second blocks of the chains of part i - 1; dL/dy is made row by row from G and y
 //   and never stored, the gradient behind the first norm is.
@@ -17,13 +18,13 @@
 #pragma once
 
 #include "cpu/kernels/mixed_cell_backward_norms.h"
+#include "cpu/kernels/mixed_cell_backward_states.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
 // Items: chunks of images, and within a chunk the chains of the part.
 template <typename T, typename M>
-static void cell_grad_second(const CellStep<CellBackward<T, M>>& step, int64_t begin, int64_t end,
-                             int64_t thread) {
+static void cell_grad_second(const CellStep<CellBackward<T, M>>& step, Items items) {
   const CellBackward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
@@ -35,10 +36,10 @@ static void cell_grad_second(const CellStep<CellBackward<T, M>>& step, int64_t b
   const int64_t row = s.node_width * channels;
   const CellPart& part = plan.parts[step.part];
   const int64_t count = part.chains_end - part.chains_begin;
-  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  Scratch<T> cut = {p.scratch + items.share * p.scratch_stride};
   const CellBackwardScratch<T> scratch = grad_second_parts(plan, &cut);
   clear_tiles({shape, pad}, scratch.tile[0], scratch.block[0]);
-  for (int64_t item = begin; item < end; ++item) {
+  for (int64_t item = next_item(items); item >= 0; item = next_item(items)) {
     const int64_t index = item % count;
     const int64_t k = plan.chains.entries[part.chains_begin + index];
     const ImageRange range = chunk_range(p, item / count);
@@ -72,45 +73,7 @@ static void cell_grad_second(const CellStep<CellBackward<T, M>>& step, int64_t b
   }
 }
 
-template <typename T, typename M>
-static inline T* grad_pool_image(const CellBackward<T, M>& p, int64_t pool, int64_t n) {
-  return p.grad_pools + pool * p.slot + n * node_size(p.plan.shape);
-}
-
-// The gradient of a state's image, or null where nobody wants it.
-template <typename T, typename M>
-static inline T* grad_state_image(const CellBackward<T, M>& p, int64_t state, int64_t n) {
-  const CellShape& s = p.plan.shape;
-  if (!is_input(s, state)) return grad_node_image(p, state, n);
-  if (p.grad_states[state] == nullptr) return nullptr;
-  return p.grad_states[state] + n * s.height * s.width * s.channels;
-}
-
-// Before anything is added: 0, and of nodes in the output the gradient that arrives there.
-template <typename T, typename M>
-static void start_gradients(const CellBackward<T, M>& p, int64_t n) {
-  const CellPlan& plan = p.plan;
-  const CellShape& s = plan.shape;
-  for (int64_t state = 0; state < s.inputs + s.nodes; ++state) {
-    T* out = grad_state_image(p, state, n);
-    if (out == nullptr) continue;
-    const int64_t place = state - s.inputs - (s.nodes - s.multiplier);
-    if (is_input(s, state) || place < 0) {
-      const BlockShape shape = first_shape(s, state);
-      std::memset(out, 0, shape.height * shape.width * shape.channels * sizeof(T));
-    } else {
-      copy_pixels(p.grad_output + n * node_size(s) * s.multiplier + place * s.channels,
-                  s.multiplier * s.channels, s.node_height * s.node_width, s.channels, out,
-                  s.channels);
-    }
-  }
-  for (int64_t pool = 0; pool < s.pools; ++pool) {
-    std::memset(grad_pool_image(p, pool, n), 0, node_size(s) * sizeof(T));
-  }
-}
-
-// One image: adds what the ops of a part give to the gradients of their sources, and to those of
-// pooled maps.
+// One image: adds what the convolutions of a part give to the gradients of their sources.
 template <typename T, typename M>
 static void entering_gradients(const CellBackward<T, M>& p, const CellPart& part, int64_t n,
                                int64_t chunk, bool first_image,
@@ -136,15 +99,7 @@ static void entering_gradients(const CellBackward<T, M>& p, const CellPart& part
       const int64_t k = plan.entering.entries[j];
       const CellOp& op = plan.ops[k];
       const int64_t place = is_chain(op) ? chain++ : 0;
-      if (!op_runs(p, group, k)) continue;
-      if (op.kind == CellOpKind::kIdentity && out != nullptr) {
-        const T weight = p.weights[group * s.ops + k];
-        for (int64_t i = 0; i < node_size(s); ++i) out[i] += weight * g[i];
-      } else if (op.pool >= 0) {
-        norm_gradient<T, true>(grad_norm(p, group, op.norm), g, map_image(p, op.map, n),
-                               node_size(s), period, grad_pool_image(p, op.pool, n));
-      }
-      if (!is_conv(op)) continue;
+      if (!is_conv(op) || !op_runs(p, group, k)) continue;
       if (!convolved) {
         load_tile<T>(geometry.shape, tile, state_image(p, source, n), period, nullptr, image);
       }
@@ -165,34 +120,6 @@ static void entering_gradients(const CellBackward<T, M>& p, const CellPart& part
     for (int64_t h = 0; convolved && out != nullptr && h < shape.height; ++h) {
       masked_gradient_row<T, true>(shape, tile, image, scratch.grad_sum, h,
                                    out + h * shape.width * shape.channels);
-    }
-  }
-}
-
-// One image: the pools' part of the gradient of a state, whose other parts are there.
-template <typename T, typename M>
-static void add_pool_gradients(const CellBackward<T, M>& p, int64_t state, int64_t n,
-                               const CellBackwardScratch<T>& scratch) {
-  const CellPlan& plan = p.plan;
-  const CellShape& s = plan.shape;
-  const int64_t group = n / s.images;
-  T* const out = grad_state_image(p, state, n);
-  for (int64_t i = plan.state_pools.at[state]; out != nullptr && i < plan.state_pools.at[state + 1];
-       ++i) {
-    const int64_t index = plan.state_pools.entries[i];
-    bool runs = false;
-    for (int64_t j = plan.leaving.at[state]; j < plan.leaving.at[state + 1]; ++j) {
-      const int64_t k = plan.leaving.entries[j];
-      runs = runs || (plan.ops[k].pool == index && op_runs(p, group, k));
-    }
-    if (!runs) continue;
-    const PoolShape shape = pool_shape(s, state);
-    const T* g = grad_pool_image(p, index, n);
-    if (plan.pools[index].kind == CellOpKind::kMaxPool) {
-      max_pool_grad_image(shape, state_image(p, state, n), map_image(p, plan.pools[index].map, n),
-                          g, scratch.pool, out);
-    } else {
-      avg_pool_grad_image(shape, g, scratch.pool, out);
     }
   }
 }
@@ -228,17 +155,16 @@ static void node_products(const CellBackward<T, M>& p, const CellPart& part, int
 
 // Items: chunks of images. In the step behind the last part the gradients only start.
 template <typename T, typename M>
-static void cell_grad_first(const CellStep<CellBackward<T, M>>& step, int64_t begin, int64_t end,
-                            int64_t thread) {
+static void cell_grad_first(const CellStep<CellBackward<T, M>>& step, Items items) {
   const CellBackward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
-  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  Scratch<T> cut = {p.scratch + items.share * p.scratch_stride};
   const CellBackwardScratch<T> scratch = grad_first_parts(plan, &cut);
   for (int64_t i = 0; i < geometry_count(s); ++i) {
     clear_tiles(cell_geometry(plan, i), scratch.tile[i], scratch.block[i]);
   }
-  for (int64_t chunk = begin; chunk < end; ++chunk) {
+  for (int64_t chunk = next_item(items); chunk >= 0; chunk = next_item(items)) {
     const ImageRange range = chunk_range(p, chunk);
     for (int64_t n = range.begin; n < range.end; ++n) {
       if (step.part == plan.part_count) {
@@ -247,12 +173,13 @@ static void cell_grad_first(const CellStep<CellBackward<T, M>>& step, int64_t be
         entering_gradients(p, plan.parts[step.part], n, chunk, n == range.begin, scratch);
       }
       if (step.part == 0) {
-        for (int64_t state = 0; state < s.inputs; ++state) add_pool_gradients(p, state, n, scratch);
+        for (int64_t state = 0; state < s.inputs; ++state)
+          add_plain_gradients(p, state, n, scratch);
         continue;
       }
       const CellPart& next = plan.parts[step.part - 1];
       if (next.end == plan.entering.at[next.node + 1]) {
-        add_pool_gradients(p, next.node, n, scratch);
+        add_plain_gradients(p, next.node, n, scratch);
       }
       node_products(p, next, n, scratch.sums);
     }

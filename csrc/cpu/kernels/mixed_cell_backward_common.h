@@ -13,9 +13,23 @@ struct CellBackwardScratch {
   T* tile[2];  // of each geometry
   T* grad_sum;
   T* pool;
-  T* sums;  // [C]
+  T* pool_gradient;  // of an image of a pooled map
+  T* weights;        // [most identities of a state + 1, period]
+  T* sums;           // [C]
   BlockBackwardScratch<T> block[2];
 };
+
+static inline int64_t most_identities(const CellPlan& plan) {
+  int64_t most = 0;
+  for (int64_t state = 0; state < plan.shape.inputs + plan.shape.nodes; ++state) {
+    int64_t count = 0;
+    for (int64_t i = plan.leaving.at[state]; i < plan.leaving.at[state + 1]; ++i) {
+      if (plan.ops[plan.leaving.entries[i]].kind == CellOpKind::kIdentity) ++count;
+    }
+    if (count > most) most = count;
+  }
+  return most;
+}
 
 template <typename T>
 static CellBackwardScratch<T> grad_first_parts(const CellPlan& plan, Scratch<T>* scratch) {
@@ -28,6 +42,8 @@ static CellBackwardScratch<T> grad_first_parts(const CellPlan& plan, Scratch<T>*
   }
   parts.grad_sum = scratch->take(grad_sum_size(first_shape(plan.shape, 0), period));
   parts.pool = scratch->take(pool_scratch<T>(pool_shape(plan.shape, 0)));
+  parts.pool_gradient = scratch->take(node_size(plan.shape));
+  parts.weights = scratch->take((1 + most_identities(plan)) * period);
   parts.sums = scratch->take(plan.shape.channels);
   return parts;
 }
@@ -121,7 +137,7 @@ static inline GradNorm<T> grad_norm(const CellBackward<T, M>& p, int64_t group, 
 template <typename T, typename M>
 static inline void norm_gradient_rows(const GradNorm<T>& n, const T* g, const M* y, int64_t h,
                                       int64_t rows, int64_t row, int64_t period, T* out) {
-  norm_gradient<T, false>(n, g + h * row, y + h * row, rows * row, period, out);
+  norm_gradient<T>(n, g + h * row, y + h * row, rows * row, period, out);
   prefetch(g + (h + rows) * row, rows * row);
   prefetch(y + (h + rows) * row, rows * row);
 }

@@ -228,17 +228,16 @@ static void first_blocks_image(const CellForward<T, M>& p, const CellPart& part,
 
 // Items: images. In the step behind the last part only that part is added.
 template <typename T, typename M>
-static void cell_first(const CellStep<CellForward<T, M>>& step, int64_t begin, int64_t end,
-                       int64_t thread) {
+static void cell_first(const CellStep<CellForward<T, M>>& step, Items items) {
   const CellForward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
-  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  Scratch<T> cut = {p.scratch + items.share * p.scratch_stride};
   const CellForwardScratch<T> scratch = first_parts(plan, &cut);
   for (int64_t i = 0; i < geometry_count(s); ++i) {
     clear_tile(cell_geometry(plan, i), scratch.tile[i]);
   }
-  for (int64_t item = begin; item < end; ++item) {
+  for (int64_t item = next_item(items); item >= 0; item = next_item(items)) {
     const int64_t n = image_of_item(s, item);
     if (step.part == 0) {
       for (int64_t state = 0; state < s.inputs; ++state) {
@@ -337,8 +336,7 @@ static void cell_norms(const CellStep<CellForward<T, M>>& step, int64_t begin, i
 // Items: images, and within an image the chains of the part. The output of a staged chain takes the
 // place of its first block's, which stands in the tile by then.
 template <typename T, typename M>
-static void cell_second(const CellStep<CellForward<T, M>>& step, int64_t begin, int64_t end,
-                        int64_t thread) {
+static void cell_second(const CellStep<CellForward<T, M>>& step, Items items) {
   const CellForward<T, M>& p = *step.p;
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
@@ -347,10 +345,10 @@ static void cell_second(const CellStep<CellForward<T, M>>& step, int64_t begin, 
   const Tile tile = make_tile(shape, plan.chain_pad, period);
   const CellPart& part = plan.parts[step.part];
   const int64_t count = part.chains_end - part.chains_begin;
-  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  Scratch<T> cut = {p.scratch + items.share * p.scratch_stride};
   const CellForwardScratch<T> scratch = second_parts(plan, &cut);
   clear_tile({shape, plan.chain_pad}, scratch.tile[0]);
-  for (int64_t item = begin; item < end; ++item) {
+  for (int64_t item = next_item(items); item >= 0; item = next_item(items)) {
     const int64_t k = plan.chains.entries[part.chains_begin + item % count];
     const int64_t n = item / count;
     const int64_t group = n / s.images;

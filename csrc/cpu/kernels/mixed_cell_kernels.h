@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cpu/items.h"
 #include "mixed_cell.h"
 
 namespace darts_fast::cpu {
@@ -18,7 +19,7 @@ struct CellStep {
 };
 
 // As in node_sum_kernels.h: phases in the order of the steps, each on work items [begin, end),
-// results independent of how the items are shared out. Phases with a thread argument use that row
+// results independent of how the items are shared out. Phases that take `Items` use its share's row
 // of the scratch memory. "op" and "chain" count those of the step's part.
 template <typename T, typename M = T>
 struct MixedCellKernels {
@@ -35,25 +36,24 @@ struct MixedCellKernels {
   int64_t (*backward_scratch)(const CellPlan& plan);
   int64_t (*partial_size)(const CellPlan& plan);
   // Forward: pack; then for every step first, norms, second, norms of the chains.      item
-  void (*pack)(const Forward& p, int64_t begin, int64_t end);                        // block
-  void (*first)(const ForwardStep& s, int64_t begin, int64_t end, int64_t thread);   // image
-  void (*norms)(const ForwardStep& s, int64_t begin, int64_t end);                   // group, op
-  void (*second)(const ForwardStep& s, int64_t begin, int64_t end, int64_t thread);  // image, chain
+  void (*pack)(const Forward& p, int64_t begin, int64_t end);       // block
+  void (*first)(const ForwardStep& s, Items items);                 // image
+  void (*norms)(const ForwardStep& s, int64_t begin, int64_t end);  // group, op
+  void (*second)(const ForwardStep& s, Items items);                // image, chain
   // Forward without statistics of the batch and without maps: these in order. Null where M is not
   // T.
-  void (*running_norms)(const Forward& p, int64_t begin, int64_t end);            // group, op
-  void (*running_constants)(const Forward& p, int64_t begin, int64_t end);        // group, node
-  void (*running_pack)(const Forward& p, int64_t begin, int64_t end);             // group, block
-  void (*running)(const Forward& p, int64_t begin, int64_t end, int64_t thread);  // image
+  void (*running_norms)(const Forward& p, int64_t begin, int64_t end);      // group, op
+  void (*running_constants)(const Forward& p, int64_t begin, int64_t end);  // group, node
+  void (*running_pack)(const Forward& p, int64_t begin, int64_t end);       // group, block
+  void (*running)(const Forward& p, Items items);                           // image
   // Backward: grad_pack, prepare; then for every step, last part first, grad_first, node_norms,
   // grad_second, inner_norms, of which the last three are about the part before that of grad_first;
   // then weights and parameters.
-  void (*grad_pack)(const Backward& p, int64_t begin, int64_t end);  // block
-  void (*prepare)(const Backward& p, int64_t begin, int64_t end);    // group, norm
-  void (*grad_first)(const BackwardStep& s, int64_t begin, int64_t end, int64_t thread);  // chunk
-  void (*node_norms)(const BackwardStep& s, int64_t begin, int64_t end);  // group, op
-  void (*grad_second)(const BackwardStep& s, int64_t begin, int64_t end,
-                      int64_t thread);                                     // chunk, chain
+  void (*grad_pack)(const Backward& p, int64_t begin, int64_t end);        // block
+  void (*prepare)(const Backward& p, int64_t begin, int64_t end);          // group, norm
+  void (*grad_first)(const BackwardStep& s, Items items);                  // chunk
+  void (*node_norms)(const BackwardStep& s, int64_t begin, int64_t end);   // group, op
+  void (*grad_second)(const BackwardStep& s, Items items);                 // chunk, chain
   void (*inner_norms)(const BackwardStep& s, int64_t begin, int64_t end);  // group, chain
   void (*weights)(const Backward& p, int64_t begin, int64_t end);          // block
   void (*parameters)(const Backward& p, int64_t begin, int64_t end);       // norm

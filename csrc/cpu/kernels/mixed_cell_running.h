@@ -335,19 +335,19 @@ static void leave_state(const CellForward<T>& p, int64_t state, int64_t group, c
 
 // Items: images.
 template <typename T>
-static void cell_running(const CellForward<T>& p, int64_t begin, int64_t end, int64_t thread) {
+static void cell_running(const CellForward<T>& p, Items items) {
   const CellPlan& plan = p.plan;
   const CellShape& s = plan.shape;
   const int64_t period = pattern_period<T>(s.channels);
   const int64_t size = node_size(s);
-  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  Scratch<T> cut = {p.scratch + items.share * p.scratch_stride};
   const CellRunningScratch<T> scratch = running_parts(plan, &cut);
   for (int64_t i = 0; i < geometry_count(s); ++i) {
     clear_tile(cell_geometry(plan, i), scratch.tile[i]);
   }
   std::memset(scratch.chain_tiles, 0,
               kBranches * round_up(chain_tile(plan, period).size, 16) * sizeof(T));
-  for (int64_t item = begin; item < end; ++item) {
+  for (int64_t item = next_item(items); item >= 0; item = next_item(items)) {
     const int64_t n = image_of_item(s, item);
     const int64_t group = n / s.images;
     for (int64_t node = 0; node < s.nodes; ++node) {

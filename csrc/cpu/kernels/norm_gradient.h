@@ -26,22 +26,16 @@ struct GradNormVectors {
   Vec<T> scale, mean, slope, center;
 };
 
-// out (+)= scale * ((g - mean) - slope * (y - center)) for `count` elements from channel 0 on.
-template <typename T, bool kAdd, typename Y>
+// out = scale * ((g - mean) - slope * (y - center)) for `count` elements from channel 0 on.
+template <typename T, typename Y>
 static void norm_gradient(const GradNorm<T>& n, const T* g, const Y* y, int64_t count,
                           int64_t period, T* out) {
   const int64_t whole = count / period * period;
   if (n.mean == nullptr) {
     for_each_vector<T>(
         whole, period, [&](int64_t offset) { return load(n.scale + offset); },
-        [=](int64_t i, Vec<T> scale) {
-          const Vec<T> value = scale * load(g + i);
-          store(out + i, kAdd ? load(out + i) + value : value);
-        });
-    for (int64_t i = whole; i < count; ++i) {
-      const T value = n.scale[i - whole] * g[i];
-      out[i] = kAdd ? out[i] + value : value;
-    }
+        [=](int64_t i, Vec<T> scale) { store(out + i, scale * load(g + i)); });
+    for (int64_t i = whole; i < count; ++i) out[i] = n.scale[i - whole] * g[i];
     return;
   }
   for_each_vector<T>(
@@ -51,14 +45,11 @@ static void norm_gradient(const GradNorm<T>& n, const T* g, const Y* y, int64_t 
                                   load(n.slope + offset), load(n.center + offset)};
       },
       [=](int64_t i, const GradNormVectors<T>& v) {
-        const Vec<T> value =
-            v.scale * ((load(g + i) - v.mean) - v.slope * (load(y + i) - v.center));
-        store(out + i, kAdd ? load(out + i) + value : value);
+        store(out + i, v.scale * ((load(g + i) - v.mean) - v.slope * (load(y + i) - v.center)));
       });
   for (int64_t i = whole; i < count; ++i) {
     const int64_t j = i - whole;
-    const T value = n.scale[j] * ((g[i] - n.mean[j]) - n.slope[j] * (widen(y[i]) - n.center[j]));
-    out[i] = kAdd ? out[i] + value : value;
+    out[i] = n.scale[j] * ((g[i] - n.mean[j]) - n.slope[j] * (widen(y[i]) - n.center[j]));
   }
 }
 

@@ -3,6 +3,7 @@
 // dL/dy row by row into the backward of the convolution.
 #pragma once
 
+#include "cpu/items.h"
 #include "cpu/kernels/relu_conv_norm_forward.h"
 #include "cpu/kernels/weight_sums.h"
 
@@ -47,14 +48,13 @@ static int64_t relu_conv_partial_size(const ReluConvNorm<T>& p) {
 
 // Items: images.
 template <typename T>
-static void relu_conv_reduce(const ReluConvNormBackward<T>& p, int64_t begin, int64_t end,
-                             int64_t thread) {
+static void relu_conv_reduce(const ReluConvNormBackward<T>& p, Items items) {
   const int64_t channels = p.shape.out_channels;
   const int64_t period = pattern_period<T>(channels);
   const int64_t size = output_size(p.shape);
-  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  Scratch<T> cut = {p.scratch + items.share * p.scratch_stride};
   const ReluConvGradScratch<T> scratch = relu_conv_grad_parts(p, &cut);
-  for (int64_t n = begin; n < end; ++n) {
+  for (int64_t n = next_item(items); n >= 0; n = next_item(items)) {
     const T* g = p.grad_output + n * size;
     const T* mean = p.mean + n / p.images * channels;
     expand_pattern(scratch.center, channels, period, [&](int64_t c) { return mean[c]; });
@@ -102,8 +102,7 @@ static void relu_conv_grad_pack(const ReluConvNormBackward<T>& p, int64_t begin,
 
 // Items: chunks of images of one group.
 template <typename T>
-static void relu_conv_grad_convolve(const ReluConvNormBackward<T>& p, int64_t begin, int64_t end,
-                                    int64_t thread) {
+static void relu_conv_grad_convolve(const ReluConvNormBackward<T>& p, Items items) {
   const BlockShape& s = p.shape;
   const Tile tile = relu_conv_tile(p);
   const int64_t pad = block_pad(p.block);
@@ -111,7 +110,7 @@ static void relu_conv_grad_convolve(const ReluConvNormBackward<T>& p, int64_t be
   const int64_t out_period = pattern_period<T>(s.out_channels);
   const int64_t row = s.out_width * s.out_channels;
   const int64_t chunks = (p.images + p.chunk_images - 1) / p.chunk_images;
-  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  Scratch<T> cut = {p.scratch + items.share * p.scratch_stride};
   const ReluConvGradScratch<T> scratch = relu_conv_grad_parts(p, &cut);
   const bool strips = goes_by_strips(s, p.block);
   if (!strips) {
@@ -119,7 +118,7 @@ static void relu_conv_grad_convolve(const ReluConvNormBackward<T>& p, int64_t be
     std::memset(scratch.block.grad_tile, 0, largest_grad_tile<T>(s, pad).size * sizeof(T));
   }
   const PackedBlock<T> packed = packed_block<T>(s, p.block, p.packed);
-  for (int64_t chunk = begin; chunk < end; ++chunk) {
+  for (int64_t chunk = next_item(items); chunk >= 0; chunk = next_item(items)) {
     const int64_t group = chunk / chunks;
     const int64_t first = chunk % chunks * p.chunk_images;
     const int64_t last = first + p.chunk_images < p.images ? first + p.chunk_images : p.images;
@@ -147,7 +146,7 @@ static void relu_conv_grad_convolve(const ReluConvNormBackward<T>& p, int64_t be
       block_backward(
           s, tile, pad, p.block, packed, scratch.tile, scratch.block, want ? &grads : nullptr, true,
           grad_input != nullptr ? scratch.grad_sum : nullptr, [&](int64_t h, int64_t rows, T* to) {
-            norm_gradient<T, false>(norm, g + h * row, y + h * row, rows * row, out_period, to);
+            norm_gradient<T>(norm, g + h * row, y + h * row, rows * row, out_period, to);
           });
       for (int64_t h = 0; grad_input != nullptr && h < s.height; ++h) {
         masked_gradient_row<T, false>(s, tile, scratch.tile, scratch.grad_sum, h,

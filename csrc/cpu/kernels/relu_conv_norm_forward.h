@@ -6,6 +6,7 @@
 
 #include <cmath>
 
+#include "cpu/items.h"
 #include "cpu/kernels/relu_conv_norm_strips.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
@@ -111,16 +112,15 @@ static void relu_conv_normalise(const ReluConvNormForward<T>& p, int64_t begin, 
 
 // Items: images.
 template <typename T>
-static void relu_conv_convolve(const ReluConvNormForward<T>& p, int64_t begin, int64_t end,
-                               int64_t thread) {
+static void relu_conv_convolve(const ReluConvNormForward<T>& p, Items items) {
   const BlockShape& s = p.shape;
   const bool strips = goes_by_strips(s, p.block), batch = p.norm == Norm::kBatch;
   const Tile tile = relu_conv_tile(p);
-  Scratch<T> cut = {p.scratch + thread * p.scratch_stride};
+  Scratch<T> cut = {p.scratch + items.share * p.scratch_stride};
   const ReluConvScratch<T> scratch = relu_conv_parts(p, &cut);
   if (!strips) std::memset(scratch.tile, 0, tile.size * sizeof(T));
   const PackedBlock<T> packed = packed_block<T>(s, p.block, p.packed);
-  for (int64_t n = begin; n < end; ++n) {
+  for (int64_t n = next_item(items); n >= 0; n = next_item(items)) {
     const T* image = p.input + n * image_size(s);
     T* raw = p.raw + n * output_size(s);
     double* mean = batch ? p.partial_mean + n * s.out_channels : nullptr;

@@ -4,12 +4,13 @@
 
 #include <cstdint>
 
+#include "cpu/items.h"
 #include "relu_conv_norm.h"
 
 namespace darts_fast::cpu {
 
 // As in node_sum_kernels.h: phases in order, each on work items [begin, end), results independent
-// of how the items are shared out. Phases with a thread argument use that row of the scratch
+// of how the items are shared out. Phases that take `Items` use its share's row of the scratch
 // memory.
 template <typename T>
 struct ReluConvNormKernels {
@@ -24,17 +25,17 @@ struct ReluConvNormKernels {
   int64_t (*backward_scratch)(const Shared& p);
   int64_t (*partial_size)(const Shared& p);
   // Forward.                                                                         item
-  void (*pack)(const Forward& p, int64_t begin, int64_t end);                      // one item
-  void (*convolve)(const Forward& p, int64_t begin, int64_t end, int64_t thread);  // image
-  void (*merge)(const Forward& p, int64_t begin, int64_t end);                     // group
-  void (*normalise)(const Forward& p, int64_t begin, int64_t end);                 // image
+  void (*pack)(const Forward& p, int64_t begin, int64_t end);       // one item
+  void (*convolve)(const Forward& p, Items items);                  // image
+  void (*merge)(const Forward& p, int64_t begin, int64_t end);      // group
+  void (*normalise)(const Forward& p, int64_t begin, int64_t end);  // image
   // With running statistics `convolve` comes behind `merge`, and normalises too.
   // Backward.
-  void (*grad_pack)(const Backward& p, int64_t begin, int64_t end);                      // one item
-  void (*reduce)(const Backward& p, int64_t begin, int64_t end, int64_t thread);         // image
-  void (*merge_sums)(const Backward& p, int64_t begin, int64_t end);                     // group
-  void (*grad_convolve)(const Backward& p, int64_t begin, int64_t end, int64_t thread);  // chunk
-  void (*parameters)(const Backward& p, int64_t begin, int64_t end);                     // one item
+  void (*grad_pack)(const Backward& p, int64_t begin, int64_t end);   // one item
+  void (*reduce)(const Backward& p, Items items);                     // image
+  void (*merge_sums)(const Backward& p, int64_t begin, int64_t end);  // group
+  void (*grad_convolve)(const Backward& p, Items items);              // chunk
+  void (*parameters)(const Backward& p, int64_t begin, int64_t end);  // one item
 };
 
 #define DARTS_DECLARE_RELU_CONV_NORM(CAPABILITY)                          \

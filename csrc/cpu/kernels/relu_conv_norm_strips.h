@@ -103,8 +103,8 @@ static void gradient_strips(const ReluConvNorm<T>& p, const PackedBlock<T>& pack
   for_each_strip(s, [&](int64_t at, int64_t pixels) {
     load_tile_row<T>(image + at * s.channels, pixels * s.channels, period, nullptr, scratch.input,
                      relu_floor(p));
-    norm_gradient<T, false>(norm, grad_output + at * s.out_channels, y + at * s.out_channels,
-                            pixels * s.out_channels, out_period, scratch.output);
+    norm_gradient<T>(norm, grad_output + at * s.out_channels, y + at * s.out_channels,
+                     pixels * s.out_channels, out_period, scratch.output);
     if (grads != nullptr) {
       pointwise_grad<T>(
           {scratch.input, 0, s.channels, scratch.output, 0, s.out_channels, 1, pixels}, s.channels,
