@@ -26,10 +26,9 @@ def register_autocast(
     """Registers the autocast of an op whose first output has the dtype of its first tensor.
 
     Tensors of float16 and bfloat16 become float32, and the op computes in that. Under bfloat16 on
-    the CPU its first output becomes bfloat16, as that of the modules it stands for. On a CUDA
-    device the op's first argument, its maps, becomes autocast's dtype, and with it the outputs that
-    are maps. float64 stays. Gradients come back through the conversions, each in its tensor's own
-    dtype.
+    the CPU its first output becomes bfloat16, as that of the modules it stands for. float64 stays.
+    Gradients come back through the conversions, each in its tensor's own dtype. On a CUDA device as
+    `register_cuda_autocast`.
 
     Args:
         name: of the op, with namespace.
@@ -37,8 +36,7 @@ def register_autocast(
             arguments.
         stored_whole: the same on a CUDA device, where maps have 16 bits.
     """
-    namespace, _, short = name.partition("::")
-    op = getattr(getattr(torch.ops, namespace), short).default
+    op = _overload(name)
 
     @torch.library.impl(name, "AutocastCPU")
     def cpu(*arguments: Any) -> tuple[Any, ...]:
@@ -50,6 +48,19 @@ def register_autocast(
             first, *rest = op(*in_bfloat16(single))
             return first if first.dtype == torch.float64 else first.bfloat16(), *rest
 
+    register_cuda_autocast(name, stored_whole)
+
+
+def register_cuda_autocast(
+    name: str, stored_whole: Callable[[Arguments], Arguments] = lambda arguments: arguments
+) -> None:
+    """Registers the autocast of an op on CUDA devices: as `register_autocast`, but for its maps.
+
+    The op's first argument, its maps, becomes autocast's dtype, and with it the outputs that are
+    maps.
+    """
+    op = _overload(name)
+
     @torch.library.impl(name, "AutocastCUDA")
     def cuda(maps: Any, *arguments: Any) -> tuple[Any, ...]:
         dtype = torch.get_autocast_dtype("cuda")
@@ -59,6 +70,12 @@ def register_autocast(
                 return tuple(op(maps, *single))
             stored = _cast(maps, (*_LOWER, torch.float32), dtype)
             return tuple(op(*stored_whole((stored, *single))))
+
+
+def _overload(name: str) -> Callable[..., Any]:
+    namespace, _, short = name.partition("::")
+    overload: Callable[..., Any] = getattr(getattr(torch.ops, namespace), short).default
+    return overload
 
 
 _AUTOCAST_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)

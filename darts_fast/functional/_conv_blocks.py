@@ -54,7 +54,10 @@ def conv_blocks(
     dilated convolutions of DARTS (arXiv 1806.09055, section 3.1).
 
     Args:
-        inputs: S tensors of one shape [groups * N, C, H, W], float32 or float64, any strides.
+        inputs: S tensors of one shape [groups * N, C, H, W], float32 or float64 (lower precisions
+            under autocast), any strides. Under autocast everything is computed in float32; on a
+            CUDA device maps are read and stored in autocast's dtype, float16 or bfloat16, and all
+            matrix products are made of it, sums in float32.
         depthwise: B weights [C, 1, k, k] with k = 3, 5 or 7; None leaves the convolution out.
         pointwise: B weights [C', C, 1, 1].
         sources: the input of each branch, default branch b reads input b.
