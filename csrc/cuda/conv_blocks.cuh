@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The forward of conv_blocks on CUDA. Tiles, products and statistics are those of a cell's
-// convolutions; a branch has inputs and outputs of its own instead of slots.
+// convolutions, with maps of 16 bits on tensor cores as there; a branch has inputs and outputs of
+// its own instead of slots.
 //
 // Launches: the tables; gamma / sigma of the inputs' norms, if they have one; all branches.
 // Bytes: an output is written once; an input is read by all its branches, which run side by side.
