@@ -35,13 +35,13 @@ struct ConvBlocksNorm {
   const T* beta;   // [S, C] or null
 };
 
-// What forward and backward share.
-template <typename T>
+// What forward and backward share. Maps are stored as S.
+template <typename T, typename S = T>
 struct ConvBlocksCall {
   ConvBlocksShape shape;
   ConvBlocksNorm<T> norm;
   const ConvBranch* branches;  // [B]
-  const T* const* inputs;      // [S] -> [G * N, H, W, C]
+  const S* const* inputs;      // [S] -> [G * N, H, W, C]
   const T* const* depthwise;   // [B] -> [C, kernel, kernel], null for a dense block
   const T* const* pointwise;   // [B] -> [C', C]
   const uint8_t* active;       // [G, B]: 0 = not computed, zeros

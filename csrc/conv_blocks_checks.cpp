@@ -36,11 +36,11 @@ void check_branches(const char* op, const ConvBlocksInputs& in, ConvBlocksArgume
       kernel = depthwise.size(-1);
       TORCH_CHECK_VALUE(kernel == 3 || kernel == 5 || kernel == 7, op,
                         ": depthwise kernels must be 3, 5 or 7, got ", depthwise.sizes());
-      check_like(op, "depthwise", depthwise, {s.channels, 1, kernel, kernel}, a.inputs[0]);
+      check_beside(op, "depthwise", depthwise, {s.channels, 1, kernel, kernel}, a.inputs[0]);
     }
     TORCH_CHECK_VALUE(kernel > 0 || s.stride == 1, op,
                       ": a branch without depthwise convolution needs stride 1, got ", s.stride);
-    check_like(op, "pointwise", in.pointwise[b], {s.out_channels, s.channels, 1, 1}, a.inputs[0]);
+    check_beside(op, "pointwise", in.pointwise[b], {s.out_channels, s.channels, 1, 1}, a.inputs[0]);
     a.branches.push_back(
         {in.sources[b], kernel > 0 ? ConvBlock{ConvKind::kSeparable, kernel, in.dilations[b]}
                                    : ConvBlock{ConvKind::kDense, 1, 1}});
@@ -56,7 +56,7 @@ ConvBlocksArguments check_conv_blocks(const char* op, const ConvBlocksInputs& in
   const Tensor& first = in.inputs[0];
   TORCH_CHECK_VALUE(first.dim() == 4, op, ": inputs must have 4 dimensions [N, C, H, W], got ",
                     first.sizes());
-  check_map_type(op, "inputs", first, false);
+  check_map_type(op, "inputs", first, in.takes_halves);
   TORCH_CHECK_VALUE(in.stride == 1 || in.stride == 2, op, ": stride must be 1 or 2, got ",
                     in.stride);
   TORCH_CHECK_VALUE(in.groups >= 1 && first.size(0) % in.groups == 0, op,
@@ -121,7 +121,8 @@ ConvBlocksForwardResult allocate_conv_blocks(const ConvBlocksArguments& a) {
   for (int64_t b = 0; b < a.shape.branches; ++b) {
     outputs.push_back(at::empty(a.output_sizes(), options, kChannelsLast));
   }
-  return {outputs, at::empty(statistics, options), at::empty(statistics, options)};
+  const auto computed = options.dtype(computed_type(a.inputs[0]));
+  return {outputs, at::empty(statistics, computed), at::empty(statistics, computed)};
 }
 
 bool ConvBlocksGradients::wants_weights() const {
@@ -137,8 +138,9 @@ ConvBlocksGradients allocate_conv_blocks_gradients(const char* op, const ConvBlo
   TORCH_CHECK_VALUE(static_cast<int64_t>(output_mask.size()) == expected, op,
                     ": output_mask must have ", expected, " entries, got ", output_mask.size());
   const auto options = a.inputs[0].options().memory_format(std::nullopt);
+  const auto computed = options.dtype(computed_type(a.inputs[0]));
   const auto wanted = [&](int64_t index, at::IntArrayRef shape) {
-    return at::empty(output_mask[index] ? shape : at::IntArrayRef{0}, options);
+    return at::empty(output_mask[index] ? shape : at::IntArrayRef{0}, computed);
   };
   ConvBlocksGradients grads;
   for (int64_t i = 0; i < s.sources; ++i) {

@@ -29,6 +29,7 @@ struct ConvBlocksInputs {
   int64_t stride;
   int64_t groups;
   const std::optional<at::Tensor>& active;
+  bool takes_halves = false;  // maps of 16 bits, beside parameters in float32
 };
 
 struct ConvBlocksArguments {

@@ -9,15 +9,15 @@
 
 namespace darts_fast {
 
-// Owns the pointer tables of the arguments that forward and backward share.
-template <typename T>
+// Owns the pointer tables of the arguments that forward and backward share; maps are stored as S.
+template <typename T, typename S = T>
 struct ConvBlocksPointers {
   explicit ConvBlocksPointers(const ConvBlocksArguments& a)
-      : inputs(read_pointers<T>(a.inputs)),
+      : inputs(read_elements<S>(a.inputs)),
         depthwise(read_pointers<T>(a.depthwise)),
         pointwise(read_pointers<T>(a.pointwise)) {}
 
-  void set(ConvBlocksCall<T>& p, const ConvBlocksArguments& a) const {
+  void set(ConvBlocksCall<T, S>& p, const ConvBlocksArguments& a) const {
     p.shape = a.shape;
     p.norm = {a.norm,
               a.eps,
@@ -32,7 +32,8 @@ struct ConvBlocksPointers {
     p.active = a.active_pointer();
   }
 
-  std::vector<const T*> inputs, depthwise, pointwise;
+  std::vector<const S*> inputs;
+  std::vector<const T*> depthwise, pointwise;
 };
 
 }  // namespace darts_fast

@@ -4,7 +4,8 @@
 
 #include <ATen/core/Tensor.h>
 
-#include "cuda/mixed_cell_launch.h"
+#include "cuda/stored.h"
+#include "half_types.h"
 
 namespace darts_fast::cuda {
 

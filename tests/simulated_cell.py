@@ -48,12 +48,17 @@ def stems_as_modules() -> Iterator[None]:
         yield
 
 
+def architecture_flags() -> list[str]:
+    """Of kernels whose products are those of the process's architecture."""
+    architecture = architecture_of_process()
+    return [f"-D__CUDA_ARCH__={architecture}0"] if architecture < 80 else []
+
+
 class SimulatedCell(Simulated):
     """One library for the three ops: they share kernels."""
 
     def __init__(self, folder: Path, build: Build = Build.PLAIN) -> None:
-        architecture = architecture_of_process()
-        flags = [f"-D__CUDA_ARCH__={architecture}0"] if architecture < 80 else []
+        flags = architecture_flags()
         super().__init__(
             folder, "mixed_cell", build, kernels=_KERNELS, bindings=_BINDINGS, flags=flags
         )

@@ -9,15 +9,18 @@ from functools import cache
 import pytest
 import torch
 from checked_runs import build_of_process
-from simulated_cell import library_folder
+from simulated_cell import architecture_flags, library_folder
 from simulator import Order, Simulated
 
 
 @cache
 def _simulated() -> Simulated:
     # Of a process: a library registers its kernels once.
-    bindings = ["conv_blocks_checks.cpp"]
-    return Simulated(library_folder(), "conv_blocks", build_of_process(), bindings=bindings)
+    return Simulated(
+        *(library_folder(), "conv_blocks", build_of_process()),
+        bindings=["conv_blocks_checks.cpp"],
+        flags=architecture_flags(),
+    )
 
 
 @pytest.fixture

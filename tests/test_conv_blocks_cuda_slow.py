@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import pytest
 from checked_runs import run_checked, under_every_check
+from simt_build import Build
 from simulated_cell import MARKS
 from simulated_conv_blocks import backend
 from test_conv_blocks import (
@@ -24,6 +25,11 @@ def test_many_tiles(backend):
     assert_matches_reference(case)
 
 
+def test_maps_of_16_bits_as_on_sm_75():
+    run_checked(Build.PLAIN, "tests/test_conv_blocks_cuda_half.py", architecture=75)
+
+
 @under_every_check
 def test_under_every_check(build):
-    run_checked(build, "tests/test_conv_blocks_cuda.py", __file__)
+    files = ("tests/test_conv_blocks_cuda.py", "tests/test_conv_blocks_cuda_half.py", __file__)
+    run_checked(build, *files)

@@ -19,8 +19,8 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from darts_fast.backend import use_backend, use_cuda_kernels
-from darts_fast.functional import node_sum
-from darts_fast.nn import Cell, MixedOp, plan
+from darts_fast.functional import _library, node_sum
+from darts_fast.nn import Cell, MixedOp
 from darts_fast.nn.fused_cell import runs_native
 from darts_fast.nn.nasbench201 import NAS201SearchCell
 from darts_fast.selection.engine import MaskedEvaluation
@@ -108,7 +108,7 @@ ROUTES = {
 @pytest.mark.parametrize("most", [C, C - 1])
 @pytest.mark.parametrize("name", ROUTES)
 def test_convolutions_of_wide_cells_are_the_librarys(name, most, monkeypatch):
-    monkeypatch.setattr(plan, "MOST_CUDA_CHANNELS", most)
+    monkeypatch.setattr(_library, "MOST_CUDA_CHANNELS", most)
     module, arguments = wide_cell(name)
     plain = copy.deepcopy(module)
     with use_backend("reference"):
@@ -139,7 +139,7 @@ def test_removals_share_wide_cells_too(monkeypatch):
     net, (images, labels) = small_net("s5", layers=3), small_batches((4,))[0]
     tables = mixed_tables(net)[:3]
     expected = MaskedEvaluation(net, tables)(images, labels)
-    monkeypatch.setattr(plan, "MOST_CUDA_CHANNELS", 1)
+    monkeypatch.setattr(_library, "MOST_CUDA_CHANNELS", 1)
     move_there(net)
     with pretended_device(), use_cuda_kernels(), Recorded() as mode:
         found = MaskedEvaluation(net, tables, max_memory=2**30)(There(images), There(labels))

@@ -10,17 +10,18 @@ namespace darts_fast::cuda {
 namespace {
 
 // The gradient behind a norm at a spot, in front of the ReLU of blocks that give `grad` to it; adds
-// it and itself times (y - mean) to the sums. `out`, image 0 of the group, may be null.
-template <int V, typename T, typename M>
+// it and itself times (y - mean) to the sums, as `out` stores it. `out`, image 0 of the group, may
+// be null.
+template <int V, typename T, typename M, typename Out>
 __device__ __forceinline__ void pass_relu(const BlockInput<T, M>& in, const Spot& at, int ch,
-                                          Vec<T, V>& grad, Vec<T, V> (&sums)[2], T* out) {
+                                          Vec<T, V>& grad, Vec<T, V> (&sums)[2], Out* out) {
   const int64_t position = at.image * in.plane.size() + at.h * in.plane.width + at.w;
   const int64_t element = position * in.channels + ch;
   const Vec<T, V> before = load_before_relu<T, M, V>(in, at.image, at.h, at.w, ch);
   const Vec<T, V> y = load_wide<T, V>(in.map + element);
 #pragma unroll
   for (int lane = 0; lane < V; ++lane) {
-    if (before.lane[lane] <= T(0)) grad.lane[lane] = T(0);
+    grad.lane[lane] = before.lane[lane] <= T(0) ? T(0) : widen(narrow<Out>(grad.lane[lane]));
     sums[0].lane[lane] += grad.lane[lane];
     sums[1].lane[lane] += grad.lane[lane] * (y.lane[lane] - in.center[ch + lane]);
   }

@@ -143,11 +143,10 @@ __device__ __forceinline__ OuterGradient<T, M> block_gradient(const Cell<T, M>& 
                        static_cast<const T*>(c.grad_inner) + inner);
 }
 
-// dL/dy for values y of a map: `at` counts elements of the group.
+// dL/dy for values y of a map, from the gradient behind the norm.
 template <int V, typename T, typename M>
-__device__ __forceinline__ Vec<T, V> load_gradient(const OuterGradient<T, M>& o, int64_t at, int ch,
-                                                   const Vec<T, V>& y) {
-  Vec<T, V> value = load<T, V>(o.grad + at);
+__device__ __forceinline__ Vec<T, V> pass_norm(const OuterGradient<T, M>& o, int ch,
+                                               Vec<T, V> value, const Vec<T, V>& y) {
   const Vec<T, V> scale = load<T, V>(o.scale + ch);
   if (o.batch) {
     const Vec<T, V> center = load<T, V>(o.center + ch);
@@ -164,11 +163,24 @@ __device__ __forceinline__ Vec<T, V> load_gradient(const OuterGradient<T, M>& o,
   return value;
 }
 
+// The same: `at` counts elements of the group.
+template <int V, typename T, typename M>
+__device__ __forceinline__ Vec<T, V> pass_norm(const OuterGradient<T, M>& o, int64_t at, int ch,
+                                               const Vec<T, V>& value) {
+  const Vec<T, V> y = o.batch ? load_wide<T, V>(o.map + at) : zeros<T, V>();
+  return pass_norm<V>(o, ch, value, y);
+}
+
+template <int V, typename T, typename M>
+__device__ __forceinline__ Vec<T, V> load_gradient(const OuterGradient<T, M>& o, int64_t at, int ch,
+                                                   const Vec<T, V>& y) {
+  return pass_norm<V>(o, ch, load<T, V>(o.grad + at), y);
+}
+
 template <int V, typename T, typename M>
 __device__ __forceinline__ Vec<T, V> load_gradient(const OuterGradient<T, M>& o, int64_t at,
                                                    int ch) {
-  const Vec<T, V> y = o.batch ? load_wide<T, V>(o.map + at) : zeros<T, V>();
-  return load_gradient<V>(o, at, ch, y);
+  return pass_norm<V>(o, at, ch, load<T, V>(o.grad + at));
 }
 
 }  // namespace

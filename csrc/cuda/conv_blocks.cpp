@@ -1,6 +1,5 @@
 // SPDX-License-Identifier: Apache-2.0
 // CUDA binding of conv_blocks: checks, allocation, launch, registration.
-#include <ATen/Dispatch.h>
 #include <ATen/core/List.h>
 #include <ATen/core/Tensor.h>
 #include <c10/cuda/CUDAGuard.h>
@@ -14,6 +13,7 @@
 #include "conv_blocks_pointers.h"
 #include "cuda/conv_blocks_launch.h"
 #include "device_allocation.h"
+#include "dispatch_maps.h"
 
 namespace darts_fast::cuda {
 namespace {
@@ -35,13 +35,14 @@ ConvBlocksForwardResult conv_blocks(at::TensorList inputs, const OptionalTensor&
   const c10::cuda::OptionalCUDAGuard guard(device_of(inputs));
   const ConvBlocksArguments a =
       check_conv_blocks(op, {inputs, mean, var, gamma, beta, norm, eps, sources, depthwise,
-                             pointwise, dilations, stride, groups, active});
+                             pointwise, dilations, stride, groups, active, true});
   auto [outputs, out_mean, out_var] = allocate_conv_blocks(a);
   if (a.shape.images == 0) return {outputs, out_mean.zero_(), out_var.fill_(1)};
-  AT_DISPATCH_FLOATING_TYPES(a.inputs[0].scalar_type(), op, [&] {
-    const ConvBlocksPointers<scalar_t> pointers(a);
-    const auto y = write_pointers<scalar_t>(outputs);
-    CudaConvBlocksForward<scalar_t> p = {};
+  dispatch_maps(a.inputs[0].scalar_type(), [&]<typename scalar_t, typename map_t>() {
+    using state_t = StateOf<scalar_t, map_t>;
+    const ConvBlocksPointers<scalar_t, state_t> pointers(a);
+    const auto y = write_elements<state_t>(outputs);
+    CudaConvBlocksForward<scalar_t, map_t> p = {};
     pointers.set(p, a);
     p.outputs = y.data();
     p.mean = out_mean.mutable_data_ptr<scalar_t>();
@@ -63,7 +64,7 @@ ConvBlocksBackwardResult conv_blocks_backward(
   const c10::cuda::OptionalCUDAGuard guard(device_of(inputs));
   const ConvBlocksArguments a =
       check_conv_blocks(op, {inputs, mean, var, gamma, beta, norm, eps, sources, depthwise,
-                             pointwise, dilations, stride, groups, active});
+                             pointwise, dilations, stride, groups, active, true});
   const std::vector<Tensor> g = check_conv_blocks_gradients(op, a, grad_outputs, arrives);
   ConvBlocksGradients grads = allocate_conv_blocks_gradients(op, a, output_mask);
   // Without a norm its parameters multiply nothing.
@@ -77,13 +78,14 @@ ConvBlocksBackwardResult conv_blocks_backward(
     }
     return grads.result();
   }
-  AT_DISPATCH_FLOATING_TYPES(a.inputs[0].scalar_type(), op, [&] {
-    const ConvBlocksPointers<scalar_t> pointers(a);
-    const auto gy = read_pointers<scalar_t>(g);
-    const auto gx = write_pointers<scalar_t>(grads.inputs);
+  dispatch_maps(a.inputs[0].scalar_type(), [&]<typename scalar_t, typename map_t>() {
+    using state_t = StateOf<scalar_t, map_t>;
+    const ConvBlocksPointers<scalar_t, state_t> pointers(a);
+    const auto gy = read_elements<state_t>(g);
+    const auto gx = write_elements<state_t>(grads.inputs);
     const auto grad_depthwise = write_pointers<scalar_t>(grads.depthwise);
     const auto grad_pointwise = write_pointers<scalar_t>(grads.pointwise);
-    CudaConvBlocksBackward<scalar_t> p = {};
+    CudaConvBlocksBackward<scalar_t, map_t> p = {};
     pointers.set(p, a);
     p.grad_outputs = gy.data();
     p.grad_inputs = gx.data();

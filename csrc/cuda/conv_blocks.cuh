@@ -1,6 +1,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // The forward of conv_blocks on CUDA. Tiles, products and statistics are those of a cell's
-// convolutions; a branch has inputs and outputs of its own instead of slots.
+// convolutions, with maps of 16 bits on tensor cores as there; a branch has inputs and outputs of
+// its own instead of slots.
 //
 // Launches: the tables; gamma / sigma of the inputs' norms, if they have one; all branches.
 // Bytes: an output is written once; an input is read by all its branches, which run side by side.
@@ -11,14 +12,15 @@
 namespace darts_fast::cuda {
 namespace {
 
-template <typename T>
-__device__ __forceinline__ T* output_of(const Branches<T>& c, int branch, int group) {
+template <typename T, typename M>
+__device__ __forceinline__ StateOf<T, M>* output_of(const Branches<T, M>& c, int branch,
+                                                    int group) {
   return c.table.outputs[branch] + output_begin(c, group);
 }
 
-template <typename T>
-__device__ __forceinline__ void store_moments(const Branches<T>& c, int branch, int group, int ch,
-                                              T mean, T var) {
+template <typename T, typename M>
+__device__ __forceinline__ void store_moments(const Branches<T, M>& c, int branch, int group,
+                                              int ch, T mean, T var) {
   const int64_t at = (static_cast<int64_t>(group) * c.branches + branch) * c.channels + ch;
   c.mean[at] = mean;
   c.var[at] = var;
@@ -26,11 +28,11 @@ __device__ __forceinline__ void store_moments(const Branches<T>& c, int branch, 
 
 // partial is [B, G, tiles, 3, C'], counters are [B, G, chunks].
 // grid = (tiles, groups * chunks of output channels, branches).
-template <typename T, int V>
-__global__ __launch_bounds__(kThreads, V == 1 ? 1 : kResident<T>) void conv_blocks_forward(
-    const __grid_constant__ Branches<T> c) {
-  __shared__ ConvolveShared<T> s;
-  const Micro micro(c.channels);
+template <typename T, typename M, int V>
+__global__ __launch_bounds__(kThreads, kConvolveResident<T, M, V>) void conv_blocks_forward(
+    const __grid_constant__ Branches<T, M> c) {
+  __shared__ ConvolveShared<T, FactorOf<T, M>> s;
+  const Micro micro = micro_of<StateOf<T, M>>(c.channels);
   const MicroPlace place(micro);
   const int branch = static_cast<int>(blockIdx.z);
   const int group = static_cast<int>(blockIdx.y) / micro.chunks;
@@ -39,9 +41,9 @@ __global__ __launch_bounds__(kThreads, V == 1 ? 1 : kResident<T>) void conv_bloc
   const int64_t begin = static_cast<int64_t>(blockIdx.x) * micro.positions();
   const Positions tile(c.out, c.images, begin, micro.positions());
   if (!branch_runs(c, group, branch)) {
-    T* out = output_of(c, branch, group) + begin * c.channels + first_output;
+    StateOf<T, M>* out = output_of(c, branch, group) + begin * c.channels + first_output;
     for (int i = static_cast<int>(threadIdx.x); i < tile.count * outputs; i += kThreads) {
-      out[i / outputs * static_cast<int64_t>(c.channels) + i % outputs] = T(0);
+      out[i / outputs * static_cast<int64_t>(c.channels) + i % outputs] = {};
     }
     for (int ch = static_cast<int>(threadIdx.x); blockIdx.x == 0 && ch < outputs; ch += kThreads) {
       store_moments(c, branch, group, first_output + ch, T(0), T(1));
@@ -73,18 +75,18 @@ __global__ __launch_bounds__(kThreads, V == 1 ? 1 : kResident<T>) void conv_bloc
 
 }  // namespace
 
-template <typename T>
-void launch_conv_blocks(const CudaConvBlocksForward<T>& p, const Allocate& allocate,
+template <typename T, typename M>
+void launch_conv_blocks(const CudaConvBlocksForward<T, M>& p, const Allocate& allocate,
                         cudaStream_t stream) {
   const ConvBlocksShape& s = p.shape;
-  BranchTablesBuilder<T> builder(p);
-  Branches<T>& call = builder.call;
+  BranchTablesBuilder<T, M> builder(p);
+  Branches<T, M>& call = builder.call;
   call.mean = p.mean;
   call.var = p.var;
-  const auto outputs = [&](BranchTables<T>& t, const TableWriter& put) {
+  const auto outputs = [&](BranchTables<T, StateOf<T, M>>& t, const TableWriter& put) {
     put.pointers(t.outputs, p.outputs, s.branches);
   };
-  const Micro micro(call.channels);
+  const Micro micro = micro_of<StateOf<T, M>>(call.channels);
   const int64_t tiles = ceil_divide(s.images * call.out.size(), micro.positions());
   const int64_t rows = s.branches * s.groups;
   const auto place = [&](ScratchArrays& arrays) {
@@ -98,9 +100,10 @@ void launch_conv_blocks(const CudaConvBlocksForward<T>& p, const Allocate& alloc
   builder.upload(place(arrays), stream, outputs);
   const dim3 grid(grid_size(tiles), grid_size(s.groups * micro.chunks), grid_size(s.branches));
   if (builder.takes_vectors({p.outputs})) {
-    launch("conv_blocks_forward", conv_blocks_forward<T, kLanes<T>>, grid, kThreads, stream, call);
+    launch("conv_blocks_forward", conv_blocks_forward<T, M, kLanes<T>>, grid, kThreads, stream,
+           call);
   } else {
-    launch("conv_blocks_forward", conv_blocks_forward<T, 1>, grid, kThreads, stream, call);
+    launch("conv_blocks_forward", conv_blocks_forward<T, M, 1>, grid, kThreads, stream, call);
   }
 }
 

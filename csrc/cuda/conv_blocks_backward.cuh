@@ -18,8 +18,9 @@ struct BranchLists {
   ListRange rows, sources, weights;
 };
 
-template <typename T>
-BranchLists branch_lists(BranchTablesBuilder<T>& builder, const CudaConvBlocksBackward<T>& p) {
+template <typename T, typename M>
+BranchLists branch_lists(BranchTablesBuilder<T, M>& builder,
+                         const CudaConvBlocksBackward<T, M>& p) {
   const ConvBlocksShape& s = p.shape;
   BranchLists found;
   std::vector<int64_t> rows, sources, weights;
@@ -51,14 +52,14 @@ BranchLists branch_lists(BranchTablesBuilder<T>& builder, const CudaConvBlocksBa
   return found;
 }
 
-template <typename T, int V>
-void launch_backward(const Branches<T>& call, const BranchLists& lists, const WeightLimits& limits,
-                     cudaStream_t stream) {
+template <typename T, typename M, int V>
+void launch_backward(const Branches<T, M>& call, const BranchLists& lists,
+                     const WeightLimits& limits, cudaStream_t stream) {
   const int64_t positions = call.images * call.out.size();
   const int chunks = static_cast<int>(ceil_divide(positions, chunk_positions(positions)));
-  const Micro micro(call.in_channels);
+  const Micro micro = micro_of<StateOf<T, M>>(call.in_channels);
   if (lists.rows.count > 0) {
-    launch("conv_blocks_grad_rows", conv_blocks_grad_rows<T, V>,
+    launch("conv_blocks_grad_rows", conv_blocks_grad_rows<T, M, V>,
            dim3(grid_size(ceil_divide(positions, micro.positions())), call.groups * micro.chunks,
                 lists.rows.count),
            kThreads, stream, call, lists.rows.at);
@@ -71,15 +72,15 @@ void launch_backward(const Branches<T>& call, const BranchLists& lists, const We
     const dim3 grid(std::max(tiles, weights ? grid_size(call.groups * chunks) : 0u),
                     std::max(strips, weights ? grid_size(limits.pieces) : 0u),
                     grid_size(lists.sources.count + lists.weights.count));
-    launch("conv_blocks_grad_inputs", conv_blocks_grad_inputs<T, V>, grid, kThreads, stream, call,
-           lists.sources, lists.weights.at, chunks);
+    launch("conv_blocks_grad_inputs", conv_blocks_grad_inputs<T, M, V>, grid, kThreads, stream,
+           call, lists.sources, lists.weights.at, chunks);
   }
   if (lists.sources.count > 0 && call.norm != Norm::kNone && call.table.grad_inputs != nullptr) {
-    launch("conv_blocks_grad_norms", conv_blocks_grad_norms<T, V>,
+    launch("conv_blocks_grad_norms", conv_blocks_grad_norms<T, M, V>,
            dim3(tiles, strips, lists.sources.count), kThreads, stream, call, lists.sources.at);
   }
   if (weights) {
-    launch("conv_blocks_sum_weights", conv_blocks_sum_weights<T>,
+    launch("conv_blocks_sum_weights", conv_blocks_sum_weights<T, M>,
            dim3(grid_size(ceil_divide(limits.row, kThreads)), call.branches), kThreads, stream,
            call, chunks);
   }
@@ -87,15 +88,15 @@ void launch_backward(const Branches<T>& call, const BranchLists& lists, const We
 
 }  // namespace
 
-template <typename T>
-void launch_conv_blocks(const CudaConvBlocksBackward<T>& p, const Allocate& allocate,
+template <typename T, typename M>
+void launch_conv_blocks(const CudaConvBlocksBackward<T, M>& p, const Allocate& allocate,
                         cudaStream_t stream) {
   const ConvBlocksShape& s = p.shape;
-  BranchTablesBuilder<T> builder(p);
+  BranchTablesBuilder<T, M> builder(p);
   for (int64_t i = 0; i < s.groups * s.branches; ++i) {
     if (p.grad_outputs[i % s.branches] == nullptr) builder.active[i] = 0;
   }
-  Branches<T>& call = builder.call;
+  Branches<T, M>& call = builder.call;
   call.grad_gamma = p.grad_gamma;
   call.grad_beta = p.grad_beta;
   const BranchLists lists = branch_lists(builder, p);
@@ -106,7 +107,7 @@ void launch_conv_blocks(const CudaConvBlocksBackward<T>& p, const Allocate& allo
   for (int64_t b = 0; b < s.branches; ++b) {
     if (p.branches[b].block.kind == ConvKind::kDense) std::swap(grad_first[b], grad_second[b]);
   }
-  const auto grads = [&](BranchTables<T>& t, const TableWriter& put) {
+  const auto grads = [&](BranchTables<T, StateOf<T, M>>& t, const TableWriter& put) {
     put.rows(t.lists, lists.lists.entries());
     put.rows(t.leaving, lists.leaving);
     put.pointers(t.grad_outputs, p.grad_outputs, s.branches);
@@ -142,9 +143,9 @@ void launch_conv_blocks(const CudaConvBlocksBackward<T>& p, const Allocate& allo
   bool aligned = builder.takes_vectors({p.grad_outputs});
   for (int64_t i = 0; i < s.sources; ++i) aligned = aligned && is_aligned(p.grad_inputs[i]);
   if (aligned) {
-    launch_backward<T, kLanes<T>>(call, lists, limits, stream);
+    launch_backward<T, M, kLanes<T>>(call, lists, limits, stream);
   } else {
-    launch_backward<T, 1>(call, lists, limits, stream);
+    launch_backward<T, M, 1>(call, lists, limits, stream);
   }
 }
 

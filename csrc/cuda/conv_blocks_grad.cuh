@@ -12,37 +12,37 @@ namespace darts_fast::cuda {
 namespace {
 
 // dL/dy as it arrives. No norm stands behind a branch.
-template <typename T>
+template <typename T, typename M>
 struct ArrivingGradient {
-  const T* grad;  // image 0 of the group
+  const StateOf<T, M>* grad;  // image 0 of the group
 };
 
-template <int V, typename T>
-__device__ __forceinline__ Vec<T, V> load_gradient(const ArrivingGradient<T>& outer, int64_t at,
+template <int V, typename T, typename M>
+__device__ __forceinline__ Vec<T, V> load_gradient(const ArrivingGradient<T, M>& outer, int64_t at,
                                                    int) {
-  return load<T, V>(outer.grad + at);
+  return load_wide<T, V>(outer.grad + at);
 }
 
-template <typename T>
-__device__ __forceinline__ ArrivingGradient<T> branch_gradient(const Branches<T>& c, int branch,
-                                                               int group) {
+template <typename T, typename M>
+__device__ __forceinline__ ArrivingGradient<T, M> branch_gradient(const Branches<T, M>& c,
+                                                                  int branch, int group) {
   return {c.table.grad_outputs[branch] + output_begin(c, group)};
 }
 
 // A branch without depthwise convolution has stride 1: its rows lie in the outputs' plane too.
-template <typename T>
-__device__ __forceinline__ T* branch_rows(const Branches<T>& c, const BlockRow& row, int group) {
+template <typename T, typename M>
+__device__ __forceinline__ T* branch_rows(const Branches<T, M>& c, const BlockRow& row, int group) {
   return c.grad_rows + row.rows * c.grad_rows_slot +
          group * c.images * c.out.size() * c.in_channels;
 }
 
 // grid = (tiles, groups * chunks of input channels, branches of the list).
-template <typename T, int V>
+template <typename T, typename M, int V>
 __global__ __launch_bounds__(kThreads, kResident<T>) void conv_blocks_grad_rows(
-    const __grid_constant__ Branches<T> c, int list) {
-  __shared__ Operands<T> s;
+    const __grid_constant__ Branches<T, M> c, int list) {
+  __shared__ OperandsOf<T, FactorOf<T, M>> s;
   const int branch = c.table.lists[list + static_cast<int>(blockIdx.z)];
-  const Micro micro(c.in_channels);
+  const Micro micro = micro_of<StateOf<T, M>>(c.in_channels);
   const int group = static_cast<int>(blockIdx.y) / micro.chunks;
   const int first_input = (static_cast<int>(blockIdx.y) - group * micro.chunks) * kWidth;
   if (!branch_runs(c, group, branch)) return;
@@ -88,8 +88,8 @@ __device__ __forceinline__ void add_rows(const BlockWeights<T>& w, const T* rows
 
 // What passes an input's norm, of channels [first, end): all threads of a block. partial is
 // [G, tiles, slots, C] with the input's two sums at slot `at`.
-template <typename T>
-__device__ __forceinline__ void finish_norm(const Branches<T>& c, int source, int slots, int at,
+template <typename T, typename M>
+__device__ __forceinline__ void finish_norm(const Branches<T, M>& c, int source, int slots, int at,
                                             int64_t tiles, int first, int end) {
   const double count = static_cast<double>(c.images * c.in.size());
   const PassingNorm<T> passing = {c.grad_scale, c.grad_mean, c.grad_slope};
@@ -115,14 +115,14 @@ __device__ __forceinline__ void finish_norm(const Branches<T>& c, int source, in
 
 // The gradient of an input, or with a norm the one behind that. Blocks are
 // (tiles, groups * chunks of channels); number `slot` of `slots` inputs.
-template <typename T, int V>
-__device__ __forceinline__ void grad_input(const Branches<T>& c, int source, int slot, int slots,
+template <typename T, typename M, int V>
+__device__ __forceinline__ void grad_input(const Branches<T, M>& c, int source, int slot, int slots,
                                            Vec<T, V> (&shared)[2][kThreads]) {
   const StripPlace<V> at(c.in_channels, c.images * c.in.size());
   if (at.group >= c.groups || at.count == 0) return;
-  const BlockInput<T, T> in = branch_input(c, source, at.group);
-  T* grads = entry(c.table.grad_inputs, source);
-  T* out = grads == nullptr ? nullptr : grads + input_begin(c, at.group);
+  const BlockInput<T, M> in = branch_input(c, source, at.group);
+  StateOf<T, M>* grads = entry(c.table.grad_inputs, source);
+  StateOf<T, M>* out = grads == nullptr ? nullptr : grads + input_begin(c, at.group);
   const ListRange leaving = c.table.leaving[source];
   const auto add = [&](const Spot& spot_of, Vec<T, V>& sum) {
     for (int i = 0; i < leaving.count; ++i) {
@@ -139,7 +139,7 @@ __device__ __forceinline__ void grad_input(const Branches<T>& c, int source, int
       const int64_t element = (at.begin + at.position(j)) * c.in_channels + at.ch;
       Vec<T, V> grad = zeros<T, V>();
       add(spot(tile, at.position(j)), grad);
-      const Vec<T, V> value = load<T, V>(in.state + element);
+      const Vec<T, V> value = load_wide<T, V>(in.state + element);
 #pragma unroll
       for (int lane = 0; lane < V; ++lane) {
         if (value.lane[lane] <= T(0)) grad.lane[lane] = T(0);
@@ -171,16 +171,17 @@ __device__ __forceinline__ void grad_input(const Branches<T>& c, int source, int
 }
 
 // Blocks are (groups * chunks, pieces).
-template <typename T, int V>
-__device__ __forceinline__ void branch_weights_piece(const Branches<T>& c, int branch, int chunks,
-                                                     WeightShared<T>& s) {
+template <typename T, typename M, int V>
+__device__ __forceinline__ void branch_weights_piece(const Branches<T, M>& c, int branch,
+                                                     int chunks,
+                                                     WeightShared<T, FactorOf<T, M>>& s) {
   const int group = static_cast<int>(blockIdx.x) / chunks;
   if (group >= c.groups || !branch_runs(c, group, branch)) return;
   const BlockWeights<T> w = branch_weights(c, branch);
   const int64_t positions = c.images * c.out.size();
   const int64_t share = chunk_positions(positions);
   const int64_t begin = (static_cast<int>(blockIdx.x) - group * chunks) * share;
-  const WeightPiece<T, T, ArrivingGradient<T>> piece = {
+  const WeightPiece<T, M, ArrivingGradient<T, M>> piece = {
       w,
       branch_input(c, w.row.op, group),
       branch_gradient(c, branch, group),
@@ -194,39 +195,42 @@ __device__ __forceinline__ void branch_weights_piece(const Branches<T>& c, int b
   weight_piece<V>(piece, s);
 }
 
-template <typename T, int V>
+template <typename T, int V, typename F>
 union BranchShared {
   Vec<T, V> sums[2][kThreads];
-  WeightShared<T> weights;
+  WeightShared<T, F> weights;
 };
+
+// In double, too, there is room for the operands of two blocks at a multiprocessor.
+constexpr int kGradInputsResident = 2;
 
 // partial is [G, tiles, 2 * sources of the list, C], counters are [sources of the list, chunks].
 // grid.z = sources of the list, then branches of `weights`; the others have room for the largest.
-template <typename T, int V>
-__global__ __launch_bounds__(kThreads, kResident<T>) void conv_blocks_grad_inputs(
-    const __grid_constant__ Branches<T> c, const ListRange sources, int weights, int chunks) {
-  __shared__ BranchShared<T, V> s;
+template <typename T, typename M, int V>
+__global__ __launch_bounds__(kThreads, kGradInputsResident) void conv_blocks_grad_inputs(
+    const __grid_constant__ Branches<T, M> c, const ListRange sources, int weights, int chunks) {
+  __shared__ BranchShared<T, V, FactorOf<T, M>> s;
   const int z = static_cast<int>(blockIdx.z);
   if (z < sources.count) {
-    grad_input<T, V>(c, c.table.lists[sources.at + z], z, sources.count, s.sums);
+    grad_input<T, M, V>(c, c.table.lists[sources.at + z], z, sources.count, s.sums);
   } else {
-    branch_weights_piece<T, V>(c, c.table.lists[weights + z - sources.count], chunks, s.weights);
+    branch_weights_piece<T, M, V>(c, c.table.lists[weights + z - sources.count], chunks, s.weights);
   }
 }
 
 // dL/d input from what conv_blocks_grad_inputs left there, behind the norm.
 // grid = (tiles, groups * chunks of channels, sources of the list).
-template <typename T, int V>
+template <typename T, typename M, int V>
 __global__ __launch_bounds__(kThreads, kResident<T>) void conv_blocks_grad_norms(
-    const __grid_constant__ Branches<T> c, int list) {
+    const __grid_constant__ Branches<T, M> c, int list) {
   const int source = c.table.lists[list + static_cast<int>(blockIdx.z)];
   const StripPlace<V> at(c.in_channels, c.images * c.in.size());
-  T* grads = entry(c.table.grad_inputs, source);
+  StateOf<T, M>* grads = entry(c.table.grad_inputs, source);
   if (grads == nullptr) return;
-  T* out = grads + input_begin(c, at.group);
-  const BlockInput<T, T> in = branch_input(c, source, at.group);
+  StateOf<T, M>* out = grads + input_begin(c, at.group);
+  const BlockInput<T, M> in = branch_input(c, source, at.group);
   const int64_t row = input_row(c, source, at.group);
-  const OuterGradient<T, T> outer = {out,
+  const OuterGradient<T, M> outer = {nullptr,  // it is in `out`
                                      in.map,
                                      in.center,
                                      c.grad_scale + row,
@@ -237,14 +241,15 @@ __global__ __launch_bounds__(kThreads, kResident<T>) void conv_blocks_grad_norms
   for (int j = 0; j < kItems; ++j) {
     if (!at.has(j)) continue;
     const int64_t element = (at.begin + at.position(j)) * c.in_channels + at.ch;
-    store_narrow<V>(out + element, load_gradient<V>(outer, element, at.ch));
+    const Vec<T, V> behind = load_wide<T, V>(out + element);
+    store_narrow<V>(out + element, pass_norm<V>(outer, element, at.ch, behind));
   }
 }
 
 // grid = (elements / threads, branches).
-template <typename T>
+template <typename T, typename M>
 __global__ __launch_bounds__(kThreads) void conv_blocks_sum_weights(
-    const __grid_constant__ Branches<T> c, int chunks) {
+    const __grid_constant__ Branches<T, M> c, int chunks) {
   const int branch = static_cast<int>(blockIdx.y);
   const int64_t e = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   T* out = weight_place(c.table.rows[branch], c.in_channels, c.channels, e,

@@ -53,16 +53,16 @@ __device__ __forceinline__ void taps_piece(const WeightPiece<T, M, Outer>& piece
   }
 }
 
-template <typename T>
+template <typename T, typename F>
 union WeightShared {
-  GradOperands<T> operands;
+  GradOperands<T, F> operands;
   T taps[kMostTaps * kThreads / 7];  // [lines, K, K, kDepth]: at most kThreads * K elements
 };
 
 // Number blockIdx.y of a branch's pieces: the matrices', then the taps'.
-template <int V, typename T, typename M, typename Outer>
+template <int V, typename T, typename M, typename Outer, typename F>
 __device__ __forceinline__ void weight_piece(const WeightPiece<T, M, Outer>& piece,
-                                             WeightShared<T>& s) {
+                                             WeightShared<T, F>& s) {
   const BlockRow& b = piece.weights.row;
   const int inputs = piece.weights.inputs, outputs = piece.weights.outputs;
   const MatrixPieces pieces(b, inputs, outputs);

@@ -12,25 +12,26 @@
 namespace darts_fast::cuda {
 namespace {
 
-template <typename T>
+template <typename T, typename S>
 struct BranchTables {
   const BlockRow* rows;          // [B]; `op` is the branch's input
   const uint8_t* active;         // [G, B]; in the backward without branches no gradient arrives at
-  const T* const* inputs;        // [S]
+  const S* const* inputs;        // [S]
   const T* const* first;         // [B] depthwise, or the weight of a branch without it
   const T* const* second;        // [B] pointwise behind a depthwise convolution
-  T* const* outputs;             // [B]
+  S* const* outputs;             // [B]
   const int16_t* lists;          // backward: what launches work through, and
   const ListRange* leaving;      // [S] the branches of an input
-  const T* const* grad_outputs;  // [B]
-  T* const* grad_inputs;         // [S]; null = nobody asked. So are the next two.
+  const S* const* grad_outputs;  // [B]
+  S* const* grad_inputs;         // [S]; null = nobody asked. So are the next two.
   T* const* grad_first;          // [B]
   T* const* grad_second;         // [B]
 };
 
-template <typename T>
+// M: how maps are stored, T or All<H>. What lies between launches is T.
+template <typename T, typename M>
 struct Branches {
-  BranchTables<T> table;
+  BranchTables<T, StateOf<T, M>> table;
   int groups, sources, branches, stride;
   int in_channels, channels;
   Plane in, out;
@@ -58,40 +59,40 @@ struct Branches {
   int64_t partial_weights_row;
 };
 
-template <typename T>
-__device__ __forceinline__ bool branch_runs(const Branches<T>& c, int group, int branch) {
+template <typename T, typename M>
+__device__ __forceinline__ bool branch_runs(const Branches<T, M>& c, int group, int branch) {
   return c.table.active[group * c.branches + branch] != 0;
 }
 
-template <typename T>
-__device__ __forceinline__ BlockWeights<T> branch_weights(const Branches<T>& c, int branch) {
+template <typename T, typename M>
+__device__ __forceinline__ BlockWeights<T> branch_weights(const Branches<T, M>& c, int branch) {
   return {c.table.rows[branch], c.table.first[branch], entry(c.table.second, branch), c.in_channels,
           c.channels};
 }
 
 // A row of [S, G, C].
-template <typename T>
-__device__ __forceinline__ int64_t input_row(const Branches<T>& c, int source, int group) {
+template <typename T, typename M>
+__device__ __forceinline__ int64_t input_row(const Branches<T, M>& c, int source, int group) {
   return (static_cast<int64_t>(source) * c.groups + group) * c.in_channels;
 }
 
 // Image 0 of the group in an input, or in its gradient.
-template <typename T>
-__device__ __forceinline__ int64_t input_begin(const Branches<T>& c, int group) {
+template <typename T, typename M>
+__device__ __forceinline__ int64_t input_begin(const Branches<T, M>& c, int group) {
   return group * c.images * c.in.size() * c.in_channels;
 }
 
 // In an output, or in its gradient.
-template <typename T>
-__device__ __forceinline__ int64_t output_begin(const Branches<T>& c, int group) {
+template <typename T, typename M>
+__device__ __forceinline__ int64_t output_begin(const Branches<T, M>& c, int group) {
   return group * c.images * c.out.size() * c.channels;
 }
 
-template <typename T>
-__device__ __forceinline__ BlockInput<T, T> branch_input(const Branches<T>& c, int source,
+template <typename T, typename M>
+__device__ __forceinline__ BlockInput<T, M> branch_input(const Branches<T, M>& c, int source,
                                                          int group) {
-  const T* input = c.table.inputs[source] + input_begin(c, group);
-  BlockInput<T, T> in = {};
+  const StateOf<T, M>* input = c.table.inputs[source] + input_begin(c, group);
+  BlockInput<T, M> in = {};
   in.plane = c.in;
   in.channels = c.in_channels;
   in.stride = c.stride;
@@ -108,9 +109,9 @@ __device__ __forceinline__ BlockInput<T, T> branch_input(const Branches<T>& c, i
 }
 
 // Of every input's norm. grid = elements / threads.
-template <typename T>
+template <typename T, typename M>
 __global__ __launch_bounds__(kThreads) void conv_blocks_scale(
-    const __grid_constant__ Branches<T> c) {
+    const __grid_constant__ Branches<T, M> c) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * kThreads + threadIdx.x;
   if (i >= static_cast<int64_t>(c.sources) * c.groups * c.in_channels) return;
   const int64_t source = i / (static_cast<int64_t>(c.groups) * c.in_channels);
@@ -121,10 +122,12 @@ __global__ __launch_bounds__(kThreads) void conv_blocks_scale(
 
 // A call with its tables, under construction. The tables are placed twice: for their sizes, and
 // where they are then put.
-template <typename T>
+template <typename T, typename M>
 class BranchTablesBuilder {
  public:
-  explicit BranchTablesBuilder(const ConvBlocksCall<T>& p)
+  using State = StateOf<T, M>;
+
+  explicit BranchTablesBuilder(const ConvBlocksCall<T, State>& p)
       : active(p.active, p.active + p.shape.groups * p.shape.branches),
         p_(p),
         first_(p.depthwise, p.depthwise + p.shape.branches),
@@ -164,25 +167,25 @@ class BranchTablesBuilder {
     place_.upload(table, stream,
                   [&](TableBytes& bytes, uintptr_t to) { place_tables(bytes, to, extra); });
     if (p_.norm.kind == Norm::kNone) return;
-    launch("conv_blocks_scale", conv_blocks_scale<T>,
+    launch("conv_blocks_scale", conv_blocks_scale<T, M>,
            grid_size(ceil_divide(norm_values(), kThreads)), kThreads, stream, call);
   }
 
   // Whether V channels of inputs, outputs (or their gradients) can be read and written at once.
-  bool takes_vectors(std::initializer_list<const T* const*> others) const {
+  bool takes_vectors(std::initializer_list<const State* const*> others) const {
     const ConvBlocksShape& s = p_.shape;
     bool all =
         s.channels % kLanes<T> == 0 && s.out_channels % kLanes<T> == 0 && is_aligned(p_.norm.mean);
     for (int64_t i = 0; i < s.sources; ++i) all = all && is_aligned(p_.inputs[i]);
     for (int64_t b = 0; b < s.branches; ++b) {
-      for (const T* const* each : others) all = all && is_aligned(each[b]);
+      for (const State* const* each : others) all = all && is_aligned(each[b]);
     }
     return all;
   }
 
   int64_t norm_values() const { return p_.shape.sources * p_.shape.groups * p_.shape.channels; }
 
-  Branches<T> call = {};
+  Branches<T, M> call = {};
   std::vector<BlockRow> rows;
   std::vector<uint8_t> active;
 
@@ -210,7 +213,7 @@ class BranchTablesBuilder {
 
   template <typename Extra>
   void place_tables(TableBytes& bytes, uintptr_t to, Extra extra) {
-    BranchTables<T>& t = call.table;
+    BranchTables<T, State>& t = call.table;
     const TableWriter put(bytes, to);
     put.rows(t.rows, rows);
     put.rows(t.active, active);
@@ -220,7 +223,7 @@ class BranchTablesBuilder {
     extra(t, put);
   }
 
-  const ConvBlocksCall<T>& p_;
+  const ConvBlocksCall<T, State>& p_;
   std::vector<const T*> first_, second_;
   TablePlace place_;
 };

@@ -12,6 +12,7 @@
 #include <vector>
 
 #include "checks.h"
+#include "cuda/mixed_cell_launch.h"
 #include "device_allocation.h"
 #include "dispatch_maps.h"
 #include "mixed_cell_gradients.h"

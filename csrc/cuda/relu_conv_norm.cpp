@@ -13,6 +13,7 @@
 #include <tuple>
 #include <vector>
 
+#include "cuda/mixed_cell_launch.h"
 #include "device_allocation.h"
 #include "dispatch_maps.h"
 #include "pointers.h"

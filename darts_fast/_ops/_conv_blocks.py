@@ -11,6 +11,7 @@ from torch import Tensor
 
 from darts_fast import _extension as _extension  # registers the schemas
 from darts_fast import reference
+from darts_fast._ops._autocast import register_cuda_autocast
 from darts_fast._ops._replay import flags, second_derivative
 
 __all__ = ["conv_blocks", "conv_blocks_backward"]
@@ -46,7 +47,8 @@ def _fake(
         for _ in sources
     ]
     statistics = (groups, len(sources), shape[1])
-    return outputs, first.new_empty(statistics), first.new_empty(statistics)
+    like = pointwise[0]
+    return outputs, like.new_empty(statistics), like.new_empty(statistics)
 
 
 @torch.library.register_fake("darts_fast::conv_blocks_backward")
@@ -77,11 +79,12 @@ def _backward_fake(
         else first.new_empty(0)
         for _ in inputs
     ]
+    like = pointwise[0]
     parameter = (len(inputs), first.shape[1])
-    grad_gamma = first.new_empty(parameter if next(wanted) else (0,))
-    grad_beta = first.new_empty(parameter if next(wanted) else (0,))
-    grad_depthwise = [first.new_empty(w.shape if next(wanted) else (0,)) for w in depthwise]
-    grad_pointwise = [first.new_empty(w.shape if next(wanted) else (0,)) for w in pointwise]
+    grad_gamma = like.new_empty(parameter if next(wanted) else (0,))
+    grad_beta = like.new_empty(parameter if next(wanted) else (0,))
+    grad_depthwise = [like.new_empty(w.shape if next(wanted) else (0,)) for w in depthwise]
+    grad_pointwise = [like.new_empty(w.shape if next(wanted) else (0,)) for w in pointwise]
     return grad_inputs, grad_gamma, grad_beta, grad_depthwise, grad_pointwise
 
 
@@ -169,11 +172,12 @@ def _backward_autograd(
     def specification(arguments: list[Tensor | None]) -> list[Tensor]:
         x, scale, shift = arguments[:inputs], arguments[inputs], arguments[inputs + 1]
         weights = cast(list[Tensor], arguments[inputs + 2 :])
+        alike = weights[-1].dtype
         outputs, _, _ = reference.conv_blocks(
-            *(cast(list[Tensor], x), mean, var, scale, shift, norm, eps, sources),
+            *([cast(Tensor, y).to(alike) for y in x], mean, var, scale, shift, norm, eps, sources),
             *(weights[:branches], weights[branches:], *rest),
         )
-        return outputs
+        return [y.to(maps[0].dtype) for y in outputs]
 
     grads_of_grads, grads = second_derivative(
         specification,
@@ -198,5 +202,5 @@ torch.library.register_autograd("darts_fast::conv_blocks", _autograd, setup_cont
 torch.library.register_autograd(
     "darts_fast::conv_blocks_backward", _backward_autograd, setup_context=_backward_setup
 )
-for _device in ("cpu", "cuda"):
-    torch.library.register_autocast("darts_fast::conv_blocks", _device, torch.float32)
+torch.library.register_autocast("darts_fast::conv_blocks", "cpu", torch.float32)
+register_cuda_autocast("darts_fast::conv_blocks")

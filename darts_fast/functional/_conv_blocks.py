@@ -10,6 +10,7 @@ from torch import Tensor
 
 from darts_fast import _ops, reference
 from darts_fast.backend import backend
+from darts_fast.functional import _library
 from darts_fast.functional._norms import _NORMS
 
 
@@ -50,11 +51,15 @@ def conv_blocks(
         outputs[b] = conv2d(x, pointwise[b])
 
     An image of an input is read once for all its branches and no map between the two convolutions
-    is stored; backward computes the depthwise maps again. These blocks are the separable and
-    dilated convolutions of DARTS (arXiv 1806.09055, section 3.1).
+    is stored; backward computes the depthwise maps again. On a CUDA device outputs of more than 64
+    channels are by PyTorch's own convolutions, which store those maps. These blocks are the
+    separable and dilated convolutions of DARTS (arXiv 1806.09055, section 3.1).
 
     Args:
-        inputs: S tensors of one shape [groups * N, C, H, W], float32 or float64, any strides.
+        inputs: S tensors of one shape [groups * N, C, H, W], float32 or float64 (lower precisions
+            under autocast), any strides. Under autocast everything is computed in float32; on a
+            CUDA device maps are read and stored in autocast's dtype, float16 or bfloat16, and all
+            matrix products are made of it, sums in float32.
         depthwise: B weights [C, 1, k, k] with k = 3, 5 or 7; None leaves the convolution out.
         pointwise: B weights [C', C, 1, 1].
         sources: the input of each branch, default branch b reads input b.
@@ -91,7 +96,12 @@ def conv_blocks(
         )
     if norm not in _NORMS:
         raise ValueError(f"conv_blocks: norm must be batch, running or none, got {norm!r}")
-    op = _ops.conv_blocks if backend() == "fused" else reference.conv_blocks
+    if backend() != "fused":
+        op = reference.conv_blocks
+    elif _library.is_for_library(inputs[0], pointwise[0].shape[0]):
+        op = _library.conv_blocks
+    else:
+        op = _ops.conv_blocks
     empty = pointwise[0].new_empty(0)
     return ConvBlocks(
         *op(

@@ -16,6 +16,7 @@ from darts_fast import _C
 from darts_fast.backend import backend, cuda_kernels
 from darts_fast.functional import ReluConvNorm, update_running_statistics
 from darts_fast.functional._checks import map_precision
+from darts_fast.functional._library import is_for_library
 from darts_fast.functional._statistics import move_running_statistics
 from darts_fast.nn.node import KERNEL_DTYPES, runs_fused
 from darts_fast.nn.plan import (
@@ -24,7 +25,6 @@ from darts_fast.nn.plan import (
     current_parts,
     current_plan,
     current_stem,
-    is_for_library,
 )
 from darts_fast.reference import PRECISION_FULL
 

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 
 from darts_fast.backend import backend, cuda_kernels
 from darts_fast.functional import node_sum, update_running_statistics
+from darts_fast.functional._library import is_for_library
 from darts_fast.nn.blocks import Block, moves, norm_kind, run_plans, separable_blocks
 from darts_fast.nn.operations import NormalisedOp
-from darts_fast.nn.plan import has_hooks, is_for_library
+from darts_fast.nn.plan import has_hooks
 
 KERNEL_DTYPES = (torch.float32, torch.float64)
 

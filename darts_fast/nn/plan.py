@@ -18,14 +18,11 @@ from weakref import WeakKeyDictionary
 from torch import Tensor, nn
 
 from darts_fast import _C
+from darts_fast.functional._library import is_for_library
 from darts_fast.nn import nasbench201_operations, operations
 from darts_fast.nn.entries import Classes
 from darts_fast.nn.watch import Store, children_of, current
 from darts_fast.reference import CELL_KINDS
-
-# The most channels that a pointwise convolution gives in this project's CUDA kernels; wider ones go
-# to the library that PyTorch calls. Reasoned, not timed: docs/cuda-cell.md, "Libraries".
-MOST_CUDA_CHANNELS = 64
 
 _DEPTHWISE_KERNELS = (3, 5, 7)
 _DENSE_KERNELS = (1, 3)
@@ -118,11 +115,6 @@ def describe(op: nn.Module, *, by_structure: bool = False) -> Parts | None:
     if {*children} == {"op"} or (by_structure and len(children) == 1):
         return describe(*children.values())
     return _sequence([*children.values()]) if by_structure else None
-
-
-def is_for_library(x: Tensor, channels: int) -> bool:
-    """Whether convolutions of x to so many channels are PyTorch's: wide ones on CUDA devices."""
-    return x.device.type == "cuda" and channels > MOST_CUDA_CHANNELS
 
 
 def describe_stem(module: nn.Module) -> Parts | None:
