@@ -26,10 +26,9 @@ def register_autocast(
     """Registers the autocast of an op whose first output has the dtype of its first tensor.
 
     Tensors of float16 and bfloat16 become float32, and the op computes in that. Under bfloat16 on
-    the CPU its first output becomes bfloat16, as that of the modules it stands for. On a CUDA
-    device the op's first argument, its maps, becomes autocast's dtype, and with it the outputs that
-    are maps. float64 stays. Gradients come back through the conversions, each in its tensor's own
-    dtype.
+    the CPU its first output becomes bfloat16, as that of the modules it stands for; on a CUDA
+    device, see `register_cuda_autocast`. float64 stays. Gradients come back through the
+    conversions, each in its tensor's own dtype.
 
     Args:
         name: of the op, with namespace.
@@ -37,8 +36,7 @@ def register_autocast(
             arguments.
         stored_whole: the same on a CUDA device, where maps have 16 bits.
     """
-    namespace, _, short = name.partition("::")
-    op = getattr(getattr(torch.ops, namespace), short).default
+    op = _op_of(name)
 
     @torch.library.impl(name, "AutocastCPU")
     def cpu(*arguments: Any) -> tuple[Any, ...]:
@@ -49,6 +47,22 @@ def register_autocast(
                 return tuple(op(*single))
             first, *rest = op(*in_bfloat16(single))
             return first if first.dtype == torch.float64 else first.bfloat16(), *rest
+
+    register_cuda_autocast(name, stored_whole)
+
+
+def register_cuda_autocast(
+    name: str, stored_whole: Callable[[Arguments], Arguments] = lambda arguments: arguments
+) -> None:
+    """Registers the autocast of an op on a CUDA device alone.
+
+    The op's first argument, its maps, becomes autocast's dtype, and with it the outputs that are
+    maps. All else of float16 and bfloat16 becomes float32. float64 stays. Gradients come back
+    through the conversions, each in its tensor's own dtype.
+
+    Args: name, stored_whole, see `register_autocast`.
+    """
+    op = _op_of(name)
 
     @torch.library.impl(name, "AutocastCUDA")
     def cuda(maps: Any, *arguments: Any) -> tuple[Any, ...]:
@@ -62,6 +76,11 @@ def register_autocast(
 
 
 _AUTOCAST_CUDA = torch._C.DispatchKeySet(torch._C.DispatchKey.AutocastCUDA)
+
+
+def _op_of(name: str) -> Any:
+    namespace, _, short = name.partition("::")
+    return getattr(getattr(torch.ops, namespace), short).default
 
 
 def _in_float32(value: Any) -> Any:
