@@ -78,7 +78,7 @@ class TestOnDevice:
         full = case.results(leaves, "fused")
         with torch.autocast("cuda", dtype):
             low = case.results(leaves, "fused")
-        stores_halves = case.ops[0] in ("mixed_cell", "relu_conv_norm")
+        stores_halves = case.ops[0] in ("mixed_cell", "node_sum", "relu_conv_norm")
         assert low["output"].dtype == (dtype if stores_halves else torch.float32)
         for names in (["output"], [name for name in full if name != "output"]):
             value, exact = (

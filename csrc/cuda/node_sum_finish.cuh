@@ -16,9 +16,9 @@ constexpr int kFinishWarps = 16;
 // grid = terms, a block of kFinishWarps warps, one warp per channel at a time, its lanes over the
 // tiles in double. A block goes through the groups itself: gradients of gamma and beta are sums
 // over them, and more than one group in a backward is rare. Memory: the partial sums.
-template <typename T>
+template <typename T, typename Map>
 __global__ __launch_bounds__(kFinishWarps* kWarp) void node_sum_finish(
-    const __grid_constant__ Backward<T> f) {
+    const __grid_constant__ Backward<T, Map> f) {
   __shared__ double weight_sums[kGroups][kFinishWarps];
   const NodeSumShape& s = f.p.shape;
   const int i = static_cast<int>(blockIdx.x);

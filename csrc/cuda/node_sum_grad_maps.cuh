@@ -9,20 +9,20 @@ namespace {
 
 constexpr int kGradItems = 4;  // at once in the backward, which keeps three vectors of each
 
-template <typename T, int V, int Items, bool Whole>
-__device__ __forceinline__ void grad_items(const Backward<T>& f, int group, const Place& at,
+template <typename T, typename Map, int V, int Items, bool Whole>
+__device__ __forceinline__ void grad_items(const Backward<T, Map>& f, int group, const Place& at,
                                            int first) {
   const int start = at.first + first * at.step;
   const int count = Whole ? kNoEnd : at.count;
   const int64_t width = f.tiling.repeats * f.p.shape.channels;
-  const T* g = f.p.grad_node + at.base;
+  const Map* g = f.p.grad_node + at.base;
   const Vec<T, V> shift = load<T, V>(f.shift + group * width + at.slot);
-  Vec<T, V> grad[Items];
+  Vec<Map, V> grad[Items];
 #pragma unroll
-  for (int j = 0; j < Items; ++j) grad[j] = load<T, V>(g, start + j * at.step, count);
+  for (int j = 0; j < Items; ++j) grad[j] = load<Map, V>(g, start + j * at.step, count);
   for (int i = 0; i < f.terms.count; ++i) {
     if (f.terms.grads[i] == nullptr) continue;
-    T* out = f.terms.grads[i] + at.base;
+    Map* out = f.terms.grads[i] + at.base;
     Vec<T, V> result[Items];
     if (!bit(f.terms.active[group], i)) {
 #pragma unroll
@@ -31,19 +31,19 @@ __device__ __forceinline__ void grad_items(const Backward<T>& f, int group, cons
       const int64_t row = (static_cast<int64_t>(group) * f.terms.count + i) * width + at.slot;
       const Vec<T, V> scale = load<T, V>(f.scale + row);
 #pragma unroll
-      for (int j = 0; j < Items; ++j) result[j] = grad[j];
+      for (int j = 0; j < Items; ++j) result[j] = widen_lanes<T, V>(grad[j]);
       if (bit(f.terms.batch, i)) {
-        const T* y = f.terms.maps[i] + at.base;
-        Vec<T, V> value[Items];
+        const Map* y = f.terms.maps[i] + at.base;
+        Vec<Map, V> value[Items];
 #pragma unroll
-        for (int j = 0; j < Items; ++j) value[j] = load<T, V>(y, start + j * at.step, count);
+        for (int j = 0; j < Items; ++j) value[j] = load<Map, V>(y, start + j * at.step, count);
         const Vec<T, V> slope = load<T, V>(f.slope + row);
         const Vec<T, V> center = load<T, V>(f.center + row);
 #pragma unroll
         for (int j = 0; j < Items; ++j) {
 #pragma unroll
           for (int lane = 0; lane < V; ++lane) {
-            const T d = value[j].lane[lane] - center.lane[lane];
+            const T d = widen(value[j].lane[lane]) - center.lane[lane];
             result[j].lane[lane] = (result[j].lane[lane] - shift.lane[lane]) - slope.lane[lane] * d;
           }
         }
@@ -55,7 +55,9 @@ __device__ __forceinline__ void grad_items(const Backward<T>& f, int group, cons
       }
     }
 #pragma unroll
-    for (int j = 0; j < Items; ++j) store<T, V>(out, start + j * at.step, count, result[j]);
+    for (int j = 0; j < Items; ++j) {
+      store<Map, V>(out, start + j * at.step, count, narrow_lanes<Map, V>(result[j]));
+    }
   }
 }
 
@@ -65,18 +67,18 @@ __device__ __forceinline__ void grad_items(const Backward<T>& f, int group, cons
 // grid = (tiles, chunks of columns, groups), kGradItems vectors of g in registers while the terms
 // pass by: of all kItems some architectures spill. The last tile of a group goes item by item.
 // Memory: g read once, every batch-normalised map read once, every wanted gradient written once.
-template <typename T, int V>
-__global__ __launch_bounds__(kThreads,
-                             2) void node_sum_grad_maps(const __grid_constant__ Backward<T> f) {
+template <typename T, typename Map, int V>
+__global__ __launch_bounds__(kThreads, 2) void node_sum_grad_maps(
+    const __grid_constant__ Backward<T, Map> f) {
   const int group = static_cast<int>(blockIdx.z);
   const Place at = place<V>(f.p.shape, f.tiling, f.terms.first_group + group);
   if (at.count == 0) return;
   if (is_whole(f.p.shape, blockIdx.x)) {
 #pragma unroll 1
-    for (int j = 0; j < kItems; j += kGradItems)
-      grad_items<T, V, kGradItems, true>(f, group, at, j);
+    for (int j = 0; j < kItems<Map>; j += kGradItems)
+      grad_items<T, Map, V, kGradItems, true>(f, group, at, j);
   } else {
-    for (int j = 0; j < kItems; ++j) grad_items<T, V, 1, false>(f, group, at, j);
+    for (int j = 0; j < kItems<Map>; ++j) grad_items<T, Map, V, 1, false>(f, group, at, j);
   }
 }
 

@@ -15,6 +15,9 @@
 // call; parameters are part of the launch. A DARTS node has at most 35 terms, so one chunk is the
 // rule and more is a loop.
 //
+// Maps are stored as Map and computed with as T: under autocast as 16 bits and as float, eight
+// elements to a vector. The node and the maps' gradients are rounded once.
+//
 // Sums: in T within a tile, in double over tiles, always in an order that depends on the shape
 // alone. No atomics: equal arguments give equal bits, on every device.
 #pragma once
@@ -26,7 +29,10 @@ namespace darts_fast::cuda {
 namespace {
 
 constexpr int kThreads = 256;
-constexpr int kItems = 8;
+// Rows that a thread goes down: a tile has as many bytes of any map, and partial sums of maps of 16
+// bits weigh little.
+template <typename Map>
+constexpr int kItems = sizeof(Map) == 2 ? 4 : 8;
 constexpr int kTerms = 64;
 constexpr int kGroups = 64;
 // Threads side by side before a row of channels is cut: 256 bytes of whole memory sectors, while
@@ -43,10 +49,10 @@ struct Tiling {
 };
 
 // One chunk of the host tables. Bit i of a mask is term i of the chunk.
-template <typename T>
+template <typename Map>
 struct Terms {
-  const T* maps[kTerms];
-  T* grads[kTerms];            // backward: null where not wanted
+  const Map* maps[kTerms];
+  Map* grads[kTerms];          // backward: null where not wanted
   double eps[kTerms];          // added to the variance
   uint64_t active[kGroups];    // per group
   uint64_t batch;              // Norm::kBatch
@@ -62,21 +68,22 @@ struct Terms {
 
 // What a launch of the forward's kernels takes. The pointers to host tables in `p` are null: a
 // kernel finds the tables in `terms`. Rows count (group, term) pairs of the chunk.
-template <typename T>
+template <typename T, typename Map>
 struct Forward {
-  NodeSumForward<T> p;
-  Terms<T> terms;
+  NodeSumForward<T, Map> p;
+  Terms<Map> terms;
   Tiling tiling;
   T* scale;     // [rows, repeats, C]: w * gamma / sigma
   T* center;    // [rows, repeats, C]
   T* constant;  // [groups, repeats, C]: sum over the chunk's terms of w * beta
   T* partial;   // [rows, tiles, 3, C]: a value c near the tile's mean, sum of y - c, of its square
+  T* sum;       // [G * M, C]: the node so far; null where there is one chunk and no node of T
 };
 
-template <typename T>
+template <typename T, typename Map>
 struct Backward {
-  NodeSumBackward<T> p;
-  Terms<T> terms;
+  NodeSumBackward<T, Map> p;
+  Terms<Map> terms;
   Tiling tiling;
   T* scale;    // [rows, repeats, C]: grad_y = scale * (g - shift - slope * (y - center))
   T* slope;    // [rows, repeats, C]
@@ -85,7 +92,7 @@ struct Backward {
   T* partial;  // [groups, tiles, 1 + count, C]: sum of g, then of g * (y - mean) per term
 };
 
-static_assert(sizeof(Forward<double>) <= 4096 && sizeof(Backward<double>) <= 4096,
+static_assert(sizeof(Forward<double, double>) <= 4096 && sizeof(Backward<double, double>) <= 4096,
               "kernel parameters have 4 KiB");
 static_assert(kTerms <= 64, "masks have 64 bits");
 

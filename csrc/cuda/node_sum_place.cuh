@@ -2,6 +2,7 @@
 // Where a thread of node_sum works, and what its block has summed up.
 #pragma once
 
+#include "cuda/elements.cuh"
 #include "cuda/node_sum_parameters.cuh"
 
 namespace darts_fast::cuda {

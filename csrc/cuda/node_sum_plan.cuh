@@ -4,6 +4,7 @@
 
 #include <cstddef>
 #include <numeric>
+#include <type_traits>
 
 #include "cuda/node_sum_parameters.cuh"
 #include "cuda/scratch.cuh"
@@ -12,28 +13,28 @@ namespace darts_fast::cuda {
 namespace {
 
 // Vectors of V lanes need 16-byte aligned slices in every group, and a row that fits a block.
-template <typename T>
+template <typename Map>
 bool takes_vectors(const NodeSumShape& s, bool aligned) {
-  constexpr int64_t lanes = kLanes<T>;
+  constexpr int64_t lanes = kLanes<Map>;
   const int64_t repeats = lanes / std::gcd(s.channels, lanes);
   return aligned && (s.groups == 1 || s.positions * s.channels % lanes == 0) &&
          (repeats == 1 || s.channels * repeats / lanes <= kThreads);
 }
 
-template <typename T>
-bool takes_vectors(const NodeSumForward<T>& p) {
+template <typename T, typename Map>
+bool takes_vectors(const NodeSumForward<T, Map>& p) {
   bool aligned = is_aligned(p.node);
   for (int64_t k = 0; k < p.shape.terms; ++k) aligned = aligned && is_aligned(p.maps[k]);
-  return takes_vectors<T>(p.shape, aligned);
+  return takes_vectors<Map>(p.shape, aligned);
 }
 
-template <typename T>
-bool takes_vectors(const NodeSumBackward<T>& p) {
+template <typename T, typename Map>
+bool takes_vectors(const NodeSumBackward<T, Map>& p) {
   bool aligned = is_aligned(p.grad_node);
   for (int64_t k = 0; k < p.shape.terms; ++k) {
     aligned = aligned && is_aligned(p.maps[k]) && is_aligned(p.grad_maps[k]);
   }
-  return takes_vectors<T>(p.shape, aligned);
+  return takes_vectors<Map>(p.shape, aligned);
 }
 
 // The grid's limit of 65535 chunks refuses more than two million channels, long before an offset
@@ -52,15 +53,15 @@ Tiling make_tiling(int64_t channels) {
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
 // Everything of a call that does not change from chunk to chunk; returns the end of the scratch.
-template <typename T, int V>
-uintptr_t set_up(Forward<T>& f, const NodeSumForward<T>& p, uintptr_t scratch) {
+template <int V, typename T, typename Map>
+uintptr_t set_up(Forward<T, Map>& f, const NodeSumForward<T, Map>& p, uintptr_t scratch) {
   f.p = p;
   f.p.maps = nullptr;
   f.p.norms = nullptr;
   f.p.eps = nullptr;
   f.p.active = nullptr;
   f.tiling = make_tiling<V>(p.shape.channels);
-  f.p.shape.tile = int64_t{kItems} * f.tiling.rows * f.tiling.repeats;
+  f.p.shape.tile = int64_t{kItems<Map>} * f.tiling.rows * f.tiling.repeats;
   const int64_t groups = smaller(p.shape.groups, kGroups);
   const int64_t rows = groups * smaller(p.shape.terms, kTerms);
   const int64_t width = f.tiling.repeats * p.shape.channels;
@@ -69,11 +70,17 @@ uintptr_t set_up(Forward<T>& f, const NodeSumForward<T>& p, uintptr_t scratch) {
   f.center = arrays.take<T>(rows * width);
   f.constant = arrays.take<T>(groups * width);
   f.partial = arrays.take<T>(rows * tiles(f.p.shape) * 3 * p.shape.channels);
+  f.sum = nullptr;
+  if constexpr (std::is_same_v<T, Map>) {
+    f.sum = p.node;
+  } else if (p.shape.terms > kTerms) {
+    f.sum = arrays.take<T>(p.shape.groups * p.shape.positions * p.shape.channels);
+  }
   return arrays.next;
 }
 
-template <typename T, int V>
-uintptr_t set_up(Backward<T>& f, const NodeSumBackward<T>& p, uintptr_t scratch) {
+template <int V, typename T, typename Map>
+uintptr_t set_up(Backward<T, Map>& f, const NodeSumBackward<T, Map>& p, uintptr_t scratch) {
   f.p = p;
   f.p.maps = nullptr;
   f.p.norms = nullptr;
@@ -81,7 +88,7 @@ uintptr_t set_up(Backward<T>& f, const NodeSumBackward<T>& p, uintptr_t scratch)
   f.p.active = nullptr;
   f.p.grad_maps = nullptr;
   f.tiling = make_tiling<V>(p.shape.channels);
-  f.p.shape.tile = int64_t{kItems} * f.tiling.rows * f.tiling.repeats;
+  f.p.shape.tile = int64_t{kItems<Map>} * f.tiling.rows * f.tiling.repeats;
   const int64_t groups = smaller(p.shape.groups, kGroups);
   const int64_t terms = smaller(p.shape.terms, kTerms);
   const int64_t width = f.tiling.repeats * p.shape.channels;
@@ -95,8 +102,8 @@ uintptr_t set_up(Backward<T>& f, const NodeSumBackward<T>& p, uintptr_t scratch)
 }
 
 // The part of the host tables that both directions have, for the chunk at (group, term).
-template <typename T, typename Params>
-void fill_terms(Terms<T>& terms, const Params& p, int64_t first_group, int64_t first_term) {
+template <typename Map, typename Params>
+void fill_terms(Terms<Map>& terms, const Params& p, int64_t first_group, int64_t first_term) {
   const NodeSumShape& s = p.shape;
   terms = {};
   terms.first_group = static_cast<int>(first_group);
@@ -125,8 +132,8 @@ void fill_terms(Terms<T>& terms, const Params& p, int64_t first_group, int64_t f
   }
 }
 
-template <typename T>
-void fill_gradients(Terms<T>& terms, const NodeSumBackward<T>& p) {
+template <typename T, typename Map>
+void fill_gradients(Terms<Map>& terms, const NodeSumBackward<T, Map>& p) {
   for (int i = 0; i < terms.count; ++i) {
     const uint64_t mask = uint64_t{1} << i;
     terms.grads[i] = p.grad_maps[terms.first_term + i];

@@ -7,7 +7,9 @@
 namespace darts_fast::cuda {
 namespace {
 
-constexpr int kTermsPerBlock = 4;  // of the backward's reduction
+// Terms whose sums a block adds up: of more of 16 bits some architectures spill registers.
+template <typename Map>
+constexpr int kTermsPerBlock = sizeof(Map) == 2 ? 3 : 4;
 
 // partial = sum g and, per term, sum g * (y - mean), over a tile.
 //
@@ -16,22 +18,25 @@ constexpr int kTermsPerBlock = 4;  // of the backward's reduction
 // nobody needs stands in with g itself, which is cached, so that the loads have no branch between
 // them. Memory: every map read once; g once from memory, then from the second-level cache. Without
 // the bound of two blocks the compiler spills registers of doubles on sm_100.
-template <typename T, int V>
+template <typename T, typename Map, int V>
 __global__ __launch_bounds__(kThreads,
-                             2) void node_sum_reduce(const __grid_constant__ Backward<T> f) {
-  __shared__ Vec<T, V> shared[1 + kTermsPerBlock][kThreads];
+                             2) void node_sum_reduce(const __grid_constant__ Backward<T, Map> f) {
+  constexpr int kTogether = kTermsPerBlock<Map>;
+  constexpr int kAtOnce = sizeof(Map) == 2 ? 1 : 2;  // vectors of each map
+  static_assert(kItems<Map> % kAtOnce == 0);
+  __shared__ Vec<T, V> shared[1 + kTogether][kThreads];
   const NodeSumShape& s = f.p.shape;
   const Tiling& t = f.tiling;
-  const int blocks = (f.terms.count + kTermsPerBlock - 1) / kTermsPerBlock;
+  const int blocks = (f.terms.count + kTogether - 1) / kTogether;
   const int group = static_cast<int>(blockIdx.z) / blocks;
-  const int first = (static_cast<int>(blockIdx.z) - group * blocks) * kTermsPerBlock;
+  const int first = (static_cast<int>(blockIdx.z) - group * blocks) * kTogether;
   const Place at = place<V>(s, t, f.terms.first_group + group);
-  const T* g = f.p.grad_node + at.base;
+  const Map* g = f.p.grad_node + at.base;
   const uint64_t read = f.terms.active[group] & f.terms.reduced;
-  const T* y[kTermsPerBlock];
-  Vec<T, V> mean[kTermsPerBlock];
+  const Map* y[kTogether];
+  Vec<T, V> mean[kTogether];
 #pragma unroll
-  for (int q = 0; q < kTermsPerBlock; ++q) {
+  for (int q = 0; q < kTogether; ++q) {
     const bool reads = first + q < f.terms.count && bit(read, first + q);
     y[q] = reads ? f.terms.maps[first + q] + at.base : g;
     const int64_t row =
@@ -42,23 +47,24 @@ __global__ __launch_bounds__(kThreads,
       mean[q].lane[lane] = f.p.mean[row * s.channels + c];
     }
   }
-  Vec<T, V> sum[1 + kTermsPerBlock];
+  Vec<T, V> sum[1 + kTogether];
 #pragma unroll
-  for (int q = 0; q < 1 + kTermsPerBlock; ++q) sum[q] = zeros<T, V>();
-#pragma unroll 2
-  for (int j = 0; j < kItems; ++j) {
+  for (int q = 0; q < 1 + kTogether; ++q) sum[q] = zeros<T, V>();
+#pragma unroll kAtOnce
+  for (int j = 0; j < kItems<Map>; ++j) {
     const int i = at.first + j * at.step;
-    const Vec<T, V> grad = load<T, V>(g, i, at.count);
-    Vec<T, V> value[kTermsPerBlock];
+    const Vec<T, V> grad = widen_lanes<T, V>(load<Map, V>(g, i, at.count));
+    Vec<Map, V> value[kTogether];
 #pragma unroll
-    for (int q = 0; q < kTermsPerBlock; ++q) value[q] = load<T, V>(y[q], i, at.count);
+    for (int q = 0; q < kTogether; ++q) value[q] = load<Map, V>(y[q], i, at.count);
 #pragma unroll
     for (int lane = 0; lane < V; ++lane) {
       sum[0].lane[lane] += grad.lane[lane];
       // Behind the end of the tile the gradient is 0, and so is the product.
 #pragma unroll
-      for (int q = 0; q < kTermsPerBlock; ++q) {
-        sum[1 + q].lane[lane] += grad.lane[lane] * (value[q].lane[lane] - mean[q].lane[lane]);
+      for (int q = 0; q < kTogether; ++q) {
+        sum[1 + q].lane[lane] +=
+            grad.lane[lane] * (widen(value[q].lane[lane]) - mean[q].lane[lane]);
       }
     }
   }
@@ -66,7 +72,7 @@ __global__ __launch_bounds__(kThreads,
 
   T* out = f.partial + (group * tile_count(s) + blockIdx.x) * (1 + f.terms.count) * s.channels;
 #pragma unroll
-  for (int q = 0; q < 1 + kTermsPerBlock; ++q) {
+  for (int q = 0; q < 1 + kTogether; ++q) {
     const bool wanted =
         q == 0 ? first == 0 : first + q - 1 < f.terms.count && bit(read, first + q - 1);
     if (!wanted) continue;

@@ -16,9 +16,9 @@ constexpr int kMergeWarps = kThreads / kWarp;
 // in registers between the mean and the squares. The second sums take the rounding of c back out:
 // the difference of two close numbers is exact, so a mean a thousand deviations away costs nothing.
 // Memory: every batch-normalised map read once; three values per channel and tile written.
-template <typename T, int V>
-__global__ __launch_bounds__(kThreads,
-                             3) void node_sum_statistics(const __grid_constant__ Forward<T> f) {
+template <typename T, typename Map, int V>
+__global__ __launch_bounds__(kThreads, 3) void node_sum_statistics(
+    const __grid_constant__ Forward<T, Map> f) {
   __shared__ Vec<T, V> totals[1][kThreads];
   __shared__ Vec<T, V> moments[2][kThreads];
   const NodeSumShape& s = f.p.shape;
@@ -28,15 +28,16 @@ __global__ __launch_bounds__(kThreads,
       f.terms.statistics[static_cast<int>(blockIdx.z) - group * f.terms.statistics_count];
   if (!bit(f.terms.active[group], term)) return;
   const Place at = place<V>(s, t, f.terms.first_group + group);
-  const T* y = f.terms.maps[term] + at.base;
-  Vec<T, V> value[kItems];
+  const Map* y = f.terms.maps[term] + at.base;
+  Vec<Map, V> value[kItems<Map>];
 #pragma unroll
-  for (int j = 0; j < kItems; ++j) value[j] = load<T, V>(y, at.first + j * at.step, at.count);
+  for (int j = 0; j < kItems<Map>; ++j)
+    value[j] = load<Map, V>(y, at.first + j * at.step, at.count);
   Vec<T, V> total[1] = {zeros<T, V>()};
 #pragma unroll
-  for (int j = 0; j < kItems; ++j) {
+  for (int j = 0; j < kItems<Map>; ++j) {
 #pragma unroll
-    for (int lane = 0; lane < V; ++lane) total[0].lane[lane] += value[j].lane[lane];
+    for (int lane = 0; lane < V; ++lane) total[0].lane[lane] += widen(value[j].lane[lane]);
   }
   sum_rows(total, totals, t.columns, t.rows);
 
@@ -48,9 +49,9 @@ __global__ __launch_bounds__(kThreads,
   for (int lane = 0; lane < V; ++lane) {
     const T c = sums.channel(slot + lane) / size;
 #pragma unroll
-    for (int j = 0; j < kItems; ++j) {
+    for (int j = 0; j < kItems<Map>; ++j) {
       if (at.first + j * at.step + lane < at.count) {
-        const T d = value[j].lane[lane] - c;
+        const T d = widen(value[j].lane[lane]) - c;
         moment[0].lane[lane] += d;
         moment[1].lane[lane] += d * d;
       }
@@ -77,8 +78,9 @@ __global__ __launch_bounds__(kThreads,
 // grid = (channels / warps, terms + 1, groups), one warp per channel of a term, its lanes over the
 // tiles, merged in double: lane by lane, then by halves. The last y of the grid sums the constant,
 // its lanes over the terms. Memory: the partial moments, small beside the maps.
-template <typename T>
-__global__ __launch_bounds__(kThreads) void node_sum_merge(const __grid_constant__ Forward<T> f) {
+template <typename T, typename Map>
+__global__ __launch_bounds__(kThreads) void node_sum_merge(
+    const __grid_constant__ Forward<T, Map> f) {
   const NodeSumShape& s = f.p.shape;
   const int lane = static_cast<int>(threadIdx.x) % kWarp;
   const int64_t c = static_cast<int64_t>(blockIdx.x) * kMergeWarps + threadIdx.x / kWarp;
