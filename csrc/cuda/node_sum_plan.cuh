@@ -52,9 +52,10 @@ Tiling make_tiling(int64_t channels) {
 
 inline int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
 
-// Everything of a call that does not change from chunk to chunk; returns the end of the scratch.
-template <int V, typename T, typename Map>
-uintptr_t set_up(Forward<T, Map>& f, const NodeSumForward<T, Map>& p, uintptr_t scratch) {
+// What both directions set: the arguments without the tables in host memory, and how maps are cut.
+template <int V, template <typename, typename> typename Sweeps, typename Params, typename T,
+          typename Map>
+void set_call(Sweeps<T, Map>& f, const Params& p) {
   f.p = p;
   f.p.maps = nullptr;
   f.p.norms = nullptr;
@@ -62,6 +63,12 @@ uintptr_t set_up(Forward<T, Map>& f, const NodeSumForward<T, Map>& p, uintptr_t 
   f.p.active = nullptr;
   f.tiling = make_tiling<V>(p.shape.channels);
   f.p.shape.tile = int64_t{kItems<Map>} * f.tiling.rows * f.tiling.repeats;
+}
+
+// Everything of a call that does not change from chunk to chunk; returns the end of the scratch.
+template <int V, typename T, typename Map>
+uintptr_t set_up(Forward<T, Map>& f, const NodeSumForward<T, Map>& p, uintptr_t scratch) {
+  set_call<V>(f, p);
   const int64_t groups = smaller(p.shape.groups, kGroups);
   const int64_t rows = groups * smaller(p.shape.terms, kTerms);
   const int64_t width = f.tiling.repeats * p.shape.channels;
@@ -81,14 +88,8 @@ uintptr_t set_up(Forward<T, Map>& f, const NodeSumForward<T, Map>& p, uintptr_t 
 
 template <int V, typename T, typename Map>
 uintptr_t set_up(Backward<T, Map>& f, const NodeSumBackward<T, Map>& p, uintptr_t scratch) {
-  f.p = p;
-  f.p.maps = nullptr;
-  f.p.norms = nullptr;
-  f.p.eps = nullptr;
-  f.p.active = nullptr;
+  set_call<V>(f, p);
   f.p.grad_maps = nullptr;
-  f.tiling = make_tiling<V>(p.shape.channels);
-  f.p.shape.tile = int64_t{kItems<Map>} * f.tiling.rows * f.tiling.repeats;
   const int64_t groups = smaller(p.shape.groups, kGroups);
   const int64_t terms = smaller(p.shape.terms, kTerms);
   const int64_t width = f.tiling.repeats * p.shape.channels;
