@@ -32,42 +32,43 @@ static inline int64_t tile_size(const NodeSumShape& s, int64_t index) {
   return left < s.tile ? left : s.tile;
 }
 
-// Arguments and outputs of one call. Tables per term (maps, norms, eps, active) lie in host memory,
+// Arguments and outputs of one call. Maps, the node and their gradients are stored as Map, all else
+// as T, which is computed with. Tables per term (maps, norms, eps, active) lie in host memory,
 // everything else on the device of the maps. Each backend adds scratch of its own.
-template <typename T>
+template <typename T, typename Map = T>
 struct NodeSumForward {
   NodeSumShape shape;
-  const T* const* maps;   // [K] -> [G * M, C]
-  const T* weights;       // [G, K]
-  const T* gamma;         // [K, C], or null for ones
-  const T* beta;          // [K, C], or null for zeros
-  const Norm* norms;      // [K]
-  const double* eps;      // [K]
-  const uint8_t* active;  // [G, K]: 0 = the map is neither read nor added
+  const Map* const* maps;  // [K] -> [G * M, C]
+  const T* weights;        // [G, K]
+  const T* gamma;          // [K, C], or null for ones
+  const T* beta;           // [K, C], or null for zeros
+  const Norm* norms;       // [K]
+  const double* eps;       // [K]
+  const uint8_t* active;   // [G, K]: 0 = the map is neither read nor added
   // outputs
-  T* mean;  // [G, K, C]; given for kRunning terms, 0 for kNone
-  T* var;   // [G, K, C], biased; given for kRunning terms, 1 for kNone
-  T* node;  // [G * M, C]
+  T* mean;    // [G, K, C]; given for kRunning terms, 0 for kNone
+  T* var;     // [G, K, C], biased; given for kRunning terms, 1 for kNone
+  Map* node;  // [G * M, C]
 };
 
-template <typename T>
+template <typename T, typename Map = T>
 struct NodeSumBackward {
   NodeSumShape shape;
-  const T* grad_node;     // [G * M, C]
-  const T* const* maps;   // [K] -> [G * M, C]
-  const T* weights;       // [G, K]
-  const T* gamma;         // [K, C], or null
-  const T* beta;          // [K, C], or null
-  const T* mean;          // [G, K, C]
-  const T* var;           // [G, K, C]
-  const Norm* norms;      // [K]
-  const double* eps;      // [K]
-  const uint8_t* active;  // [G, K]
+  const Map* grad_node;    // [G * M, C]
+  const Map* const* maps;  // [K] -> [G * M, C]
+  const T* weights;        // [G, K]
+  const T* gamma;          // [K, C], or null
+  const T* beta;           // [K, C], or null
+  const T* mean;           // [G, K, C]
+  const T* var;            // [G, K, C]
+  const Norm* norms;       // [K]
+  const double* eps;       // [K]
+  const uint8_t* active;   // [G, K]
   // outputs; a null pointer is a gradient that nobody asked for
-  T* const* grad_maps;  // [K] -> [G * M, C]
-  T* grad_weights;      // [G, K]
-  T* grad_gamma;        // [K, C]
-  T* grad_beta;         // [K, C]
+  Map* const* grad_maps;  // [K] -> [G * M, C]
+  T* grad_weights;        // [G, K]
+  T* grad_gamma;          // [K, C]
+  T* grad_beta;           // [K, C]
 };
 
 }  // namespace darts_fast

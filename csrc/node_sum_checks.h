@@ -12,6 +12,7 @@
 
 #include "checks.h"
 #include "node_sum.h"
+#include "pointers.h"
 
 namespace darts_fast {
 
@@ -47,14 +48,13 @@ struct NodeSumGradients {
 inline NodeSumArguments check_node_sum(const char* op, at::TensorList maps, const Tensor& weights,
                                        const OptionalTensor& gamma, const OptionalTensor& beta,
                                        at::IntArrayRef norms, at::ArrayRef<double> eps,
-                                       int64_t groups, const OptionalTensor& active) {
+                                       int64_t groups, const OptionalTensor& active,
+                                       bool takes_halves = false) {
   TORCH_CHECK_VALUE(!maps.empty(), op, ": needs at least one map, got none");
   const Tensor& first = maps[0];
   TORCH_CHECK_VALUE(first.dim() == 4, op, ": maps must have 4 dimensions [N, C, H, W], got ",
                     first.sizes());
-  TORCH_CHECK_NOT_IMPLEMENTED(
-      first.scalar_type() == at::kFloat || first.scalar_type() == at::kDouble, op,
-      ": maps must be float32 or float64 on ", first.device(), ", got ", first.scalar_type());
+  check_map_type(op, "maps", first, takes_halves);
   TORCH_CHECK_VALUE(groups >= 1 && first.size(0) % groups == 0, op,
                     ": groups must divide the batch, got ", groups, " groups for a batch of ",
                     first.size(0));
@@ -69,7 +69,7 @@ inline NodeSumArguments check_node_sum(const char* op, at::TensorList maps, cons
     check_like(op, "every map", map, first.sizes(), first);
     a.maps.push_back(map.contiguous(at::MemoryFormat::ChannelsLast));
   }
-  check_like(op, "weights", weights, {groups, a.shape.terms}, first);
+  check_beside(op, "weights", weights, {groups, a.shape.terms}, first);
   a.weights = weights.contiguous();
   a.gamma = check_optional(op, "gamma", gamma, {a.shape.terms, a.shape.channels}, first);
   a.beta = check_optional(op, "beta", beta, {a.shape.terms, a.shape.channels}, first);
@@ -99,10 +99,9 @@ inline NodeSumOutputs allocate_outputs(const char* op, const NodeSumArguments& a
       check_optional(op, "running_mean", running_mean, {s.terms, s.channels}, a.maps[0]);
   const auto given_var =
       check_optional(op, "running_var", running_var, {s.terms, s.channels}, a.maps[0]);
-  const auto options = a.maps[0].options();
   NodeSumOutputs out;
-  out.node = at::empty(a.maps[0].sizes(), options, at::MemoryFormat::ChannelsLast);
-  out.mean = at::empty({s.groups, s.terms, s.channels}, options);
+  out.node = at::empty(a.maps[0].sizes(), a.maps[0].options(), at::MemoryFormat::ChannelsLast);
+  out.mean = at::empty({s.groups, s.terms, s.channels}, a.weights.options());
   out.var = at::empty_like(out.mean);
   for (int64_t k = 0; k < s.terms; ++k) {
     if (a.norms[k] != Norm::kRunning) continue;
@@ -120,15 +119,16 @@ inline NodeSumGradients allocate_gradients(const char* op, const NodeSumArgument
                                            const Tensor& var, const c10::List<bool>& output_mask) {
   const NodeSumShape& s = a.shape;
   check_like(op, "grad_node", grad_node, a.maps[0].sizes(), a.maps[0]);
-  check_like(op, "mean", mean, {s.groups, s.terms, s.channels}, a.maps[0]);
-  check_like(op, "var", var, {s.groups, s.terms, s.channels}, a.maps[0]);
+  check_beside(op, "mean", mean, {s.groups, s.terms, s.channels}, a.maps[0]);
+  check_beside(op, "var", var, {s.groups, s.terms, s.channels}, a.maps[0]);
   TORCH_CHECK_VALUE(
       static_cast<int64_t>(output_mask.size()) == s.terms + 3, op,
       ": output_mask must have an entry per map and for weights, gamma and beta, got ",
       output_mask.size(), " for ", s.terms, " maps");
   const auto options = a.maps[0].options();
   const auto wanted = [&](int64_t index, at::IntArrayRef shape) {
-    return output_mask[index] ? at::empty(shape, options) : at::empty({0}, options);
+    const auto beside = a.weights.options();
+    return output_mask[index] ? at::empty(shape, beside) : at::empty({0}, beside);
   };
   NodeSumGradients grads;
   for (int64_t k = 0; k < s.terms; ++k) {
@@ -142,40 +142,30 @@ inline NodeSumGradients allocate_gradients(const char* op, const NodeSumArgument
   return grads;
 }
 
-template <typename T>
-const T* optional_pointer(const OptionalTensor& tensor) {
-  return tensor.has_value() ? tensor->const_data_ptr<T>() : nullptr;
-}
-
-template <typename T>
-T* output_pointer(Tensor& tensor) {
-  return tensor.numel() > 0 ? tensor.data_ptr<T>() : nullptr;
-}
-
 // What is the same for both directions; `Params` is NodeSumForward or NodeSumBackward. `maps` is
 // the table of the maps' pointers, filled here and kept alive by the caller.
-template <typename T, typename Params>
-void set_arguments(Params& p, const NodeSumArguments& a, std::vector<const T*>& maps) {
-  for (const Tensor& map : a.maps) maps.push_back(map.const_data_ptr<T>());
+template <typename T, typename Map, typename Params>
+void set_arguments(Params& p, const NodeSumArguments& a, std::vector<const Map*>& maps) {
+  maps = read_elements<Map>(a.maps);
   p.shape = a.shape;
   p.maps = maps.data();
   p.weights = a.weights.const_data_ptr<T>();
-  p.gamma = optional_pointer<T>(a.gamma);
-  p.beta = optional_pointer<T>(a.beta);
+  p.gamma = read_pointer<T>(a.gamma);
+  p.beta = read_pointer<T>(a.beta);
   p.norms = a.norms.data();
   p.eps = a.eps.data();
   p.active = reinterpret_cast<const uint8_t*>(a.active.const_data_ptr<bool>());
 }
 
 // `table` becomes that of the gradients of the maps, and is kept alive by the caller.
-template <typename T>
-void set_gradients(darts_fast::NodeSumBackward<T>& p, NodeSumGradients& grads,
-                   std::vector<T*>& table) {
-  for (Tensor& grad : grads.maps) table.push_back(output_pointer<T>(grad));
+template <typename T, typename Map>
+void set_gradients(darts_fast::NodeSumBackward<T, Map>& p, const NodeSumGradients& grads,
+                   std::vector<Map*>& table) {
+  table = write_elements<Map>(grads.maps);
   p.grad_maps = table.data();
-  p.grad_weights = output_pointer<T>(grads.weights);
-  p.grad_gamma = output_pointer<T>(grads.gamma);
-  p.grad_beta = output_pointer<T>(grads.beta);
+  p.grad_weights = write_pointer<T>(grads.weights);
+  p.grad_gamma = write_pointer<T>(grads.gamma);
+  p.grad_beta = write_pointer<T>(grads.beta);
 }
 
 }  // namespace darts_fast

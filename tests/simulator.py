@@ -11,7 +11,7 @@ import ctypes
 import functools
 import warnings
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import IntEnum
@@ -147,69 +147,15 @@ class Simulated:
 
 
 class Simulator(Simulated):
-    """node_sum, emulated, with its autograd."""
+    """node_sum, emulated."""
 
-    def __init__(self, folder: Path, *, sanitize: bool = False, build: Build = Build.PLAIN) -> None:
-        super().__init__(folder, "node_sum", Build.ADDRESS if sanitize else build)
-        # The ops themselves: tests replace the names in `_ops`.
-        self._forward, self._backward = _ops.node_sum, _ops.node_sum_backward
+    def __init__(self, folder: Path, build: Build = Build.PLAIN) -> None:
+        super().__init__(folder, "node_sum", build)
 
     def forward(self, *arguments: Any) -> tuple[Tensor, Tensor, Tensor]:
         """The CUDA kernel of darts_fast::node_sum."""
-        return self.call(self._forward, *arguments)
+        return self.call(_ops.node_sum, *arguments)
 
     def backward(self, *arguments: Any) -> tuple[list[Tensor], Tensor, Tensor, Tensor]:
         """The CUDA kernel of darts_fast::node_sum_backward."""
-        return self.call(self._backward, *arguments)
-
-    def node_sum(
-        self,
-        maps: Sequence[Tensor],
-        weights: Tensor,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        *settings: Any,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        """In place of `_ops.node_sum`: forward and backward are the emulated kernels."""
-        return _NodeSum.apply(
-            self, settings, running_mean, running_var, weights, gamma, beta, *maps
-        )
-
-
-class _NodeSum(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        simulator: Simulator,
-        settings: tuple[Any, ...],
-        running_mean: Tensor | None,
-        running_var: Tensor | None,
-        weights: Tensor,
-        gamma: Tensor | None,
-        beta: Tensor | None,
-        *maps: Tensor,
-    ) -> tuple[Tensor, Tensor, Tensor]:
-        node, mean, var = simulator.forward(
-            maps, weights, gamma, beta, running_mean, running_var, *settings
-        )
-        ctx.simulator, ctx.settings = simulator, settings
-        ctx.save_for_backward(weights, gamma, beta, mean, var, *maps)
-        ctx.mark_non_differentiable(mean, var)
-        return node, mean, var
-
-    @staticmethod
-    @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_node: Tensor, *_: Tensor | None) -> tuple[Any, ...]:
-        weights, gamma, beta, mean, var, *maps = ctx.saved_tensors
-        needs, needs_maps = ctx.needs_input_grad[4:7], ctx.needs_input_grad[7:]
-        mask = [*needs_maps, *needs]
-        grad_maps, *grads = ctx.simulator.backward(
-            grad_node, maps, weights, gamma, beta, mean, var, *ctx.settings, mask
-        )
-        wanted = [
-            grad if need else None
-            for grad, need in zip([*grads, *grad_maps], [*needs, *needs_maps], strict=True)
-        ]
-        return (*(None,) * 4, *wanted)
+        return self.call(_ops.node_sum_backward, *arguments)

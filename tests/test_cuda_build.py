@@ -57,13 +57,15 @@ def test_sweeps_move_128_bits_at_a_time_in_their_own_precision(tmp_path):
     source, assembly = ROOT / "csrc/cuda/node_sum_kernels.cu", tmp_path / "kernels.ptx"
     run_tool("nvcc", "-std=c++20", "-Icsrc", "-arch=compute_80", "-ptx", source, "-o", assembly)
     entries = assembly.read_text().split(".entry ")[1:]
+    vectors = {"IffLi4E": "v4.f32", "IddLi2E": "v2.f64"}
+    vectors |= {f"IfNS_{name}ELi8E": "v4.u32" for name in ("4Half", "8BFloat16")}
     for kernel in ("statistics", "combine", "reduce", "grad_maps"):
-        for suffix, vector in {"IfLi4E": "v4.f32", "IdLi2E": "v2.f64"}.items():
+        for suffix, vector in vectors.items():
             (body,) = (text for text in entries if f"node_sum_{kernel}{suffix}" in text[:200])
             assert f"ld.global.{vector}" in body, kernel
             if kernel in ("combine", "grad_maps"):
                 assert f"st.global.{vector}" in body, kernel
-            assert (".f64" in body) is (suffix == "IdLi2E"), kernel
+            assert (".f64" in body) is (suffix == "IddLi2E"), kernel
 
 
 def test_kernel_files_include_neither_torch_nor_the_emulation():

@@ -124,6 +124,36 @@ def test_convolutions_of_wide_cells_are_the_librarys(name, most, monkeypatch):
         torch.testing.assert_close(moved.values, own)
 
 
+@pytest.fixture(params=[torch.float16, torch.bfloat16], ids=["half", "bfloat16"])
+def autocast(request: pytest.FixtureRequest) -> Iterator[torch.dtype]:
+    """Autocast of CUDA, which its context refuses without a device."""
+    before = torch.get_autocast_dtype("cuda")
+    torch.set_autocast_enabled("cuda", True)
+    torch.set_autocast_dtype("cuda", request.param)
+    yield request.param
+    torch.set_autocast_enabled("cuda", False)
+    torch.set_autocast_dtype("cuda", before)
+
+
+def test_under_autocast_a_wide_edge_keeps_its_sum(autocast, recorded, monkeypatch):
+    monkeypatch.setattr(_library, "MOST_CUDA_CHANNELS", C - 1)
+    primitives = get_space("s5").primitives["normal"][0]
+    edge = MixedOp(C, 1, primitives).eval()  # fake statistics cannot move
+    there = {name: x.detach().to(FAKE) for name, x in edge.state_dict().items()}
+    x, weights = (torch.empty(size, device=FAKE) for size in ((2, C, 8, 6), len(primitives)))
+    with torch.no_grad(), use_cuda_kernels():
+        output = torch.func.functional_call(edge, there, (x, weights))
+    assert [op for op in recorded.native if "statistics" not in op] == ["node_sum"]
+    assert output.dtype == autocast
+    assert output.is_contiguous(memory_format=torch.channels_last)
+
+
+def test_under_autocast_statistics_stay_in_float32(autocast, recorded):
+    maps = [torch.empty(6, 16, 5, 7, device=FAKE, dtype=dtype) for dtype in (autocast, None)]
+    out = node_sum(maps, torch.empty(2, 2, device=FAKE), groups=2)
+    assert (out.node.dtype, out.mean.dtype, out.var.dtype) == (autocast, *[torch.float32] * 2)
+
+
 @pytest.mark.parametrize("channels", [64, 65])
 def test_the_crossover(recorded, channels):
     x, other = (torch.empty(2, channels, 4, 4, device=device) for device in (FAKE, "cpu"))

@@ -13,9 +13,10 @@ from torch import nn
 from torch._subclasses import FakeTensorMode
 
 from darts_fast.backend import cuda_kernels, use_backend, use_cuda_kernels
+from darts_fast.functional import _library
 from darts_fast.functional._statistics import _is_native
 from darts_fast.nn.fused_cell import runs_native
-from darts_fast.nn.node import runs_fused
+from darts_fast.nn.node import runs_fused, sums_fused
 
 
 @pytest.fixture
@@ -47,7 +48,7 @@ def test_what_the_cuda_kernels_do_not_take(x):
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
-def test_under_autocast_states_have_its_dtype_or_float32(x, dtype):
+def test_under_autocast_states_have_its_dtype_or_float32(x, dtype, monkeypatch):
     before = torch.get_autocast_dtype("cuda")
     torch.set_autocast_enabled("cuda", True)
     torch.set_autocast_dtype("cuda", dtype)
@@ -60,6 +61,13 @@ def test_under_autocast_states_have_its_dtype_or_float32(x, dtype):
             for refused in (x.to(other), x.double()):
                 assert not runs_native(refused)
                 assert not runs_native(x, refused)
+            # The sum of a cell whose convolutions are the library's.
+            assert not sums_fused(x)
+            monkeypatch.setattr(_library, "MOST_CUDA_CHANNELS", 3)
+            assert sums_fused(x)
+            assert sums_fused(x.to(dtype))
+            assert not sums_fused(x.to(other))
+        assert not sums_fused(x)
     finally:
         torch.set_autocast_enabled("cuda", False)
         torch.set_autocast_dtype("cuda", before)

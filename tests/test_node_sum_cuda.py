@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: Apache-2.0
-# ruff: noqa: F401  (the imported tests run here, with this file's `backend`)
+# ruff: noqa: F401, F811  (the imported tests run here, with the imported `backend`)
 """The CUDA kernels, launchers and binding of node_sum, emulated on the CPU (tests/simt).
 
 The tests of the op run again here, with the emulated kernels in the place of the CPU's; this file
@@ -8,14 +8,14 @@ adds what only the CUDA half has: orders of threads, launches, chunks, vectors, 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import pytest
 import torch
-from checked_runs import build_of_process, run_checked, under_every_check
-from simt_build import missing_tools
-from simulator import Order, Simulator
+from checked_runs import run_checked, under_every_check
+from simulated_cell import MARKS
+from simulated_node_sum import backend, launches_of, shifted
+from simulator import Order
 from test_node_sum import (
     MIXED,
     Case,
@@ -38,32 +38,7 @@ from test_node_sum import (
     test_variance_far_from_zero_mean,
 )
 
-import darts_fast
-from darts_fast import _ops
-
-pytestmark = [
-    pytest.mark.filterwarnings("error"),
-    # The emulated kernels would replace those of a build with CUDA.
-    pytest.mark.skipif(
-        bool(missing_tools()) or darts_fast._extension._C.with_cuda,
-        reason="needs g++, objcopy and a build without CUDA",
-    ),
-]
-
-
-@pytest.fixture(scope="session")
-def simulator(tmp_path_factory: pytest.TempPathFactory) -> Simulator:
-    return Simulator(tmp_path_factory.mktemp("simulator"), build=build_of_process())
-
-
-@pytest.fixture
-def backend(simulator: Simulator, monkeypatch: pytest.MonkeyPatch) -> Iterator[Simulator]:
-    """Emulated kernels in the place of the CPU's; outputs and scratch start as NaN."""
-    monkeypatch.setattr(_ops, "node_sum", simulator.node_sum)
-    simulator.set_order(Order.SHUFFLED)
-    torch.use_deterministic_algorithms(True)  # fills what torch.empty allocates
-    yield simulator
-    torch.use_deterministic_algorithms(False)
+pytestmark = MARKS
 
 
 def all_bits(case: Case) -> dict[str, torch.Tensor]:
@@ -117,13 +92,6 @@ def test_variance_a_million_deviations_from_zero(backend):
         torch.testing.assert_close(out.var[0, k].double(), truth, rtol=1e-5, atol=0)
 
 
-def shifted(y: torch.Tensor) -> torch.Tensor:
-    """The same map, channels_last, one element behind an aligned address."""
-    n, c, h, w = y.shape
-    memory = torch.empty(y.numel() + 1, dtype=y.dtype)[1:].view(n, h, w, c).permute(0, 3, 1, 2)
-    return memory.copy_(y.detach()).requires_grad_()
-
-
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
 def test_maps_that_are_not_aligned(backend, dtype):
     case = make_case(norms=MIXED).to(dtype)
@@ -138,12 +106,6 @@ def test_maps_that_are_not_aligned(backend, dtype):
 def test_groups_whose_slices_are_not_aligned(backend):
     # 3 * 3 * 1 * 5 elements a group: every other slice starts between two vectors.
     assert_matches_reference(make_case(channels=5, batch=1, size=(3, 3), groups=3, norms=MIXED))
-
-
-def launches_of(simulator: Simulator, call: Callable[[], object]) -> int:
-    before = simulator.launches()
-    call()
-    return simulator.launches() - before
 
 
 @pytest.mark.parametrize(("norms", "expected"), [("batch", 3), ("running", 2), ("none", 2)])
@@ -205,9 +167,9 @@ def test_a_refused_launch_names_kernel_line_and_reason(backend):
     ("changes", "error", "message"),
     [
         (
-            {0: [torch.zeros(4, 3, 2, 2).half()]},
+            {0: [torch.zeros(4, 3, 2, 2, dtype=torch.int32)]},
             NotImplementedError,
-            "maps must be float32 or float64 on .*Half",
+            "maps must be float32 or float64, float16 or bfloat16 .*Int",
         ),
         ({1: torch.ones(1, 2)}, ValueError, r"weights must have shape \[1, 1\], got \[1, 2\]"),
         ({8: 3}, ValueError, "groups must divide the batch, got 3 groups for a batch of 4"),
@@ -225,4 +187,4 @@ def test_the_binding_checks(backend, changes, error, message):
 
 @under_every_check
 def test_under_every_check(build):
-    run_checked(build, __file__)
+    run_checked(build, __file__, "tests/test_node_sum_cuda_half.py")

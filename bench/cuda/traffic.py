@@ -31,14 +31,18 @@ from simt_build import Build
 from simulator import LaunchCounts, Simulated, Simulator
 
 
-def node_sum_cases(batch: int) -> list[Case]:
-    """The last node of a DARTS cell, C = 16 at 32x32: five edges of seven operations."""
+def node_sum_cases(batch: int, dtype: torch.dtype = torch.float32) -> list[Case]:
+    """The last node of a DARTS cell, C = 16 at 32x32: five edges of seven operations.
+
+    Args: dtype, of the maps; all else is float32.
+    """
     terms, channels, size = 35, 16, 32
+    stored = "" if dtype == torch.float32 else ", maps of 16 bits"
     norms, eps = [1] * terms, [1e-5] * terms
     shape = (batch, channels, size, size)
 
     def make_map() -> torch.Tensor:
-        return torch.randn(shape).contiguous(memory_format=torch.channels_last)
+        return torch.randn(shape).to(dtype, memory_format=torch.channels_last)
 
     maps, grad, weights = [make_map() for _ in range(terms)], make_map(), torch.rand(1, terms)
     statistics = torch.zeros(1, terms, channels), torch.ones(1, terms, channels)
@@ -59,7 +63,7 @@ def node_sum_cases(batch: int) -> list[Case]:
     small = ("node_sum_merge", "node_sum_finish")  # sums over tiles: no map
     return [
         Case(
-            f"node_sum forward, batch {batch}",
+            f"node_sum forward, batch {batch}{stored}",
             *("node_sum", make, forward),
             (
                 Sweep("statistics", ("node_sum_statistics", *small), terms * nbytes),
@@ -67,7 +71,7 @@ def node_sum_cases(batch: int) -> list[Case]:
             ),
         ),
         Case(
-            f"node_sum backward, batch {batch}",
+            f"node_sum backward, batch {batch}{stored}",
             *("node_sum", make, backward),
             (
                 Sweep("reductions", ("node_sum_reduce", *small), (terms + 1) * nbytes),
@@ -159,7 +163,7 @@ def main() -> int:
     given = parser.parse_args()
     torch.manual_seed(0)
     with tempfile.TemporaryDirectory() as folder:
-        cases = node_sum_cases(given.batch)
+        cases = node_sum_cases(given.batch) + node_sum_cases(given.batch, torch.bfloat16)
         for batch in given.cell_batches:
             cases += cell_cases(batch)
         results = run(cases, Path(folder))

@@ -44,7 +44,7 @@ std::tuple<Tensor, Tensor, Tensor> node_sum(at::TensorList maps, const Tensor& w
     Tensor patterns = at::empty({2 * groups * s.terms + groups, period}, options);
     std::vector<const scalar_t*> y;
     NodeSumForward<scalar_t> p;
-    set_arguments(p, a, y);
+    set_arguments<scalar_t>(p, a, y);
     p.partial_center = centers.data_ptr<scalar_t>();
     p.partial_mean = moments.data_ptr<double>();
     p.partial_square = p.partial_mean + moments.size(1);
@@ -86,7 +86,7 @@ std::tuple<std::vector<Tensor>, Tensor, Tensor, Tensor> node_sum_backward(
     std::vector<const scalar_t*> y;
     std::vector<scalar_t*> grad_y;
     NodeSumBackward<scalar_t> p;
-    set_arguments(p, a, y);
+    set_arguments<scalar_t>(p, a, y);
     set_gradients(p, grads, grad_y);
     p.grad_node = g.const_data_ptr<scalar_t>();
     p.mean = given_mean.const_data_ptr<scalar_t>();

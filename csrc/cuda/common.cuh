@@ -19,9 +19,10 @@ constexpr unsigned kWholeWarp = 0xffffffffu;
 template <typename T>
 constexpr int kLanes = 16 / static_cast<int>(sizeof(T));
 
-// One memory access: 128 bits for N = kLanes<T>, one element for N = 1.
+// One memory access: 128 bits for N = kLanes<T>, one element for N = 1. Of more lanes, as beside
+// vectors of narrower elements, several accesses of 128 bits.
 template <typename T, int N>
-struct alignas(N * sizeof(T)) Vec {
+struct alignas(N * sizeof(T) < 16 ? N * sizeof(T) : 16) Vec {
   T lane[N];
 };
 
@@ -35,7 +36,7 @@ __device__ __forceinline__ Vec<T, N> load(const T* from, int i, int count) {
   if (i + N <= count) return *reinterpret_cast<const Vec<T, N>*>(from + i);
   Vec<T, N> value;
 #pragma unroll
-  for (int lane = 0; lane < N; ++lane) value.lane[lane] = i + lane < count ? from[i + lane] : T(0);
+  for (int lane = 0; lane < N; ++lane) value.lane[lane] = i + lane < count ? from[i + lane] : T{};
   return value;
 }
 
@@ -60,7 +61,7 @@ template <typename T, int N>
 __device__ __forceinline__ Vec<T, N> zeros() {
   Vec<T, N> value;
 #pragma unroll
-  for (int lane = 0; lane < N; ++lane) value.lane[lane] = T(0);
+  for (int lane = 0; lane < N; ++lane) value.lane[lane] = T{};
   return value;
 }
 

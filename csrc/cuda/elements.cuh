@@ -35,20 +35,29 @@ __device__ __forceinline__ Half narrow<Half, float>(float x) {
 }
 
 template <typename T, int V, typename M>
-__device__ __forceinline__ Vec<T, V> load_wide(const M* from) {
-  const Vec<M, V> value = load<M, V>(from);
+__device__ __forceinline__ Vec<T, V> widen_lanes(const Vec<M, V>& value) {
   Vec<T, V> wide;
 #pragma unroll
   for (int lane = 0; lane < V; ++lane) wide.lane[lane] = widen(value.lane[lane]);
   return wide;
 }
 
-template <int V, typename M, typename T>
-__device__ __forceinline__ void store_narrow(M* to, const Vec<T, V>& value) {
+template <typename M, int V, typename T>
+__device__ __forceinline__ Vec<M, V> narrow_lanes(const Vec<T, V>& value) {
   Vec<M, V> stored;
 #pragma unroll
   for (int lane = 0; lane < V; ++lane) stored.lane[lane] = narrow<M>(value.lane[lane]);
-  *reinterpret_cast<Vec<M, V>*>(to) = stored;
+  return stored;
+}
+
+template <typename T, int V, typename M>
+__device__ __forceinline__ Vec<T, V> load_wide(const M* from) {
+  return widen_lanes<T, V>(load<M, V>(from));
+}
+
+template <int V, typename M, typename T>
+__device__ __forceinline__ void store_narrow(M* to, const Vec<T, V>& value) {
+  *reinterpret_cast<Vec<M, V>*>(to) = narrow_lanes<M, V>(value);
 }
 
 }  // namespace

@@ -5,13 +5,15 @@
 
 namespace darts_fast::cuda {
 
-#define DARTS_INSTANTIATE_NODE_SUM(T)                                           \
-  template size_t node_sum_scratch(const NodeSumForward<T>&);                   \
-  template size_t node_sum_scratch(const NodeSumBackward<T>&);                  \
-  template void launch_node_sum(const NodeSumForward<T>&, void*, cudaStream_t); \
-  template void launch_node_sum(const NodeSumBackward<T>&, void*, cudaStream_t);
-DARTS_INSTANTIATE_NODE_SUM(float)
-DARTS_INSTANTIATE_NODE_SUM(double)
+#define DARTS_INSTANTIATE_NODE_SUM(T, Map)                                           \
+  template size_t node_sum_scratch(const NodeSumForward<T, Map>&);                   \
+  template size_t node_sum_scratch(const NodeSumBackward<T, Map>&);                  \
+  template void launch_node_sum(const NodeSumForward<T, Map>&, void*, cudaStream_t); \
+  template void launch_node_sum(const NodeSumBackward<T, Map>&, void*, cudaStream_t);
+DARTS_INSTANTIATE_NODE_SUM(float, float)
+DARTS_INSTANTIATE_NODE_SUM(float, BFloat16)
+DARTS_INSTANTIATE_NODE_SUM(float, Half)
+DARTS_INSTANTIATE_NODE_SUM(double, double)
 #undef DARTS_INSTANTIATE_NODE_SUM
 
 }  // namespace darts_fast::cuda

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cuda/cell.cuh"
+#include "cuda/scratch.cuh"
 
 namespace darts_fast::cuda {
 namespace {
@@ -82,25 +83,7 @@ class Lists {
   std::vector<int16_t> entries_;
 };
 
-// Scratch arrays one behind the other; sizes first, with `next` 0.
-struct ScratchArrays {
-  uintptr_t next = 0;
-
-  template <typename Element>
-  Element* take(int64_t elements) {
-    Element* array = reinterpret_cast<Element*>(next);
-    next += (static_cast<uintptr_t>(elements) * sizeof(Element) + 15) / 16 * 16;
-    return array;
-  }
-};
-
-inline int64_t ceil_divide(int64_t a, int64_t b) { return (a + b - 1) / b; }
-
 inline unsigned grid_size(int64_t blocks) { return static_cast<unsigned>(blocks); }
-
-inline bool is_aligned(const void* pointer) {
-  return reinterpret_cast<uintptr_t>(pointer) % 16 == 0;
-}
 
 // As an entry of a table.
 inline int16_t short_of(const char* op, int64_t value) {

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from darts_fast import _extension as _extension  # registers the schemas
 from darts_fast import reference
+from darts_fast._ops._autocast import register_cuda_autocast
 from darts_fast._ops._replay import flags, second_derivative
 
 __all__ = ["node_sum", "node_sum_backward"]
@@ -38,7 +39,7 @@ def _node_sum_fake(
 ) -> tuple[Tensor, Tensor, Tensor]:
     first = maps[0]
     statistics = (groups, len(maps), first.shape[1])
-    return _empty_map(first), first.new_empty(statistics), first.new_empty(statistics)
+    return _empty_map(first), weights.new_empty(statistics), weights.new_empty(statistics)
 
 
 @torch.library.register_fake("darts_fast::node_sum_backward")
@@ -60,7 +61,7 @@ def _node_sum_backward_fake(
     parameter = (terms, first.shape[1])
 
     def wanted(index: int, shape: tuple[int, ...]) -> Tensor:
-        return first.new_empty(shape if output_mask[index] else (0,))
+        return weights.new_empty(shape if output_mask[index] else (0,))
 
     grad_maps = [_empty_map(first) if output_mask[k] else first.new_empty(0) for k in range(terms)]
     return (
@@ -114,13 +115,13 @@ def _node_sum_backward_autograd(
 
     def specification(arguments: list[Tensor | None]) -> list[Tensor]:
         *y, w, scale, shift = arguments
+        alike = cast(Tensor, w)
         node, _, _ = reference.node_sum(
-            cast(list[Tensor], y),
-            cast(Tensor, w),
-            *(scale, shift, mean[0], var[0]),
+            [cast(Tensor, x).to(alike.dtype) for x in y],
+            *(alike, scale, shift, mean[0], var[0]),
             *(ctx.norms, ctx.eps, ctx.groups, active),
         )
-        return [node]
+        return [node.to(grad_node.dtype)]
 
     (grad,), grads = second_derivative(
         specification,
@@ -140,6 +141,7 @@ torch.library.register_autograd(
     _node_sum_backward_autograd,
     setup_context=_node_sum_backward_setup,
 )
-# Maps of a lower precision are summed in single precision, as torch's autocast does for sums.
-for _device in ("cpu", "cuda"):
-    torch.library.register_autocast("darts_fast::node_sum", _device, torch.float32)
+# On the CPU maps of a lower precision are summed in single precision, as torch's autocast does for
+# sums.
+torch.library.register_autocast("darts_fast::node_sum", "cpu", torch.float32)
+register_cuda_autocast("darts_fast::node_sum")

@@ -52,7 +52,8 @@ def node_sum(
     Args:
         maps: K tensors of one shape [groups * N, C, H, W], one dtype (float32, float64; lower
             precisions under autocast) and any strides: what each operation computes before its
-            last BatchNorm.
+            last BatchNorm. On a CUDA device also float16 or bfloat16, beside float32 for all else:
+            autocast brings them to its dtype, and the node has it.
         weights: [K], or [groups, K].
         norms: how each map is normalised, one string for all or one per map: "batch" (BatchNorm in
             train mode: statistics of the group's own batch), "running" (in eval mode:

@@ -18,7 +18,7 @@ from darts_fast.functional import ReluConvNorm, update_running_statistics
 from darts_fast.functional._checks import map_precision
 from darts_fast.functional._library import is_for_library
 from darts_fast.functional._statistics import move_running_statistics
-from darts_fast.nn.node import KERNEL_DTYPES, runs_fused
+from darts_fast.nn.node import fits_autocast, runs_fused, runs_on_cuda
 from darts_fast.nn.plan import (
     CellPlan,
     Parts,
@@ -40,24 +40,15 @@ def runs_native(x: Tensor, weights: Tensor | None = None) -> bool:
     if torch.compiler.is_compiling() or (weights is not None and weights.device != x.device):
         return False
     if x.device.type == "cuda":
-        if backend() != "fused" or not cuda_kernels():
-            return False
-        if torch.is_autocast_enabled("cuda"):
-            return _takes(torch.get_autocast_dtype("cuda"), x, weights)
-        return x.dtype in KERNEL_DTYPES and (weights is None or weights.dtype == x.dtype)
+        return runs_on_cuda(x, weights)
     if not torch.is_autocast_enabled("cpu"):
         return runs_fused(x) and (weights is None or weights.dtype == x.dtype)
     return (
         backend() == "fused"
         and x.device.type == "cpu"
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
-        and _takes(torch.bfloat16, x, weights)
+        and fits_autocast(torch.bfloat16, x, weights)
     )
-
-
-def _takes(autocast: torch.dtype, x: Tensor, weights: Tensor | None) -> bool:
-    """Whether a native call under this autocast takes them as the modules do."""
-    return all(v.dtype in (torch.float32, autocast) for v in (x, weights) if v is not None)
 
 
 def native_plan(

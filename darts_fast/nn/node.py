@@ -32,22 +32,32 @@ def runs_fused(x: Tensor) -> bool:
     return backend() == "fused" and x.device.type == "cpu" and x.dtype in KERNEL_DTYPES
 
 
+def runs_on_cuda(x: Tensor, weights: Tensor | None = None) -> bool:
+    """Whether the CUDA kernels take x on its CUDA device, and weights beside it.
+
+    `use_cuda_kernels` must ask for them. Under autocast they take what modules take, and store maps
+    in its dtype.
+    """
+    if backend() != "fused" or not cuda_kernels():
+        return False
+    if torch.is_autocast_enabled("cuda"):
+        return fits_autocast(torch.get_autocast_dtype("cuda"), x, weights)
+    return x.dtype in KERNEL_DTYPES and (weights is None or weights.dtype == x.dtype)
+
+
+def fits_autocast(dtype: torch.dtype, x: Tensor, weights: Tensor | None) -> bool:
+    """Whether a native call under autocast in this dtype takes them as the modules do."""
+    return all(v.dtype in (torch.float32, dtype) for v in (x, weights) if v is not None)
+
+
 def sums_fused(x: Tensor) -> bool:
     """Whether `fused_node` takes inputs like x.
 
-    On a CUDA device it takes those of cells that are too wide for one native call, where
-    `use_cuda_kernels` asks for it. Not under autocast: `node_sum` has no maps of 16 bits.
+    On a CUDA device it takes those of cells that are too wide for one native call.
     """
     if x.device.type != "cuda":
         return runs_fused(x)
-    return (
-        backend() == "fused"
-        and cuda_kernels()
-        and is_for_library(x, x.shape[1])
-        and x.dtype in KERNEL_DTYPES
-        and not torch.is_autocast_enabled("cuda")
-        and not torch.compiler.is_compiling()
-    )
+    return runs_on_cuda(x) and is_for_library(x, x.shape[1]) and not torch.compiler.is_compiling()
 
 
 def fused_node(ops: Sequence[nn.Module], inputs: Sequence[Tensor], weights: Tensor) -> Tensor:
