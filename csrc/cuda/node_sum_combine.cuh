@@ -9,6 +9,16 @@
 namespace darts_fast::cuda {
 namespace {
 
+// Where chunks of terms add up; null where there is one chunk and a narrower node.
+template <typename T, typename Map>
+__device__ __forceinline__ T* sum_so_far(const Forward<T, Map>& f, const Place& at, Map* node) {
+  if constexpr (std::is_same_v<T, Map>) {
+    return node;
+  } else {
+    return f.sum == nullptr ? nullptr : f.sum + at.base;
+  }
+}
+
 // Whether the chunk's sum goes to the node: to be rounded once, only the last one's.
 template <typename T, typename Map>
 __device__ __forceinline__ bool stores_node(const Forward<T, Map>& f) {
@@ -23,13 +33,15 @@ __device__ __forceinline__ void combine_items(const Forward<T, Map>& f, int grou
   const int start = at.first + first * at.step;
   const int count = Whole ? kNoEnd : at.count;
   const int64_t width = f.tiling.repeats * f.p.shape.channels;
+  Map* node = f.p.node + at.base;
+  T* so_far = sum_so_far(f, at, node);
   const Vec<T, V> constant = load<T, V>(f.constant + group * width + at.slot);
   Vec<T, V> sum[Items];
 #pragma unroll
   for (int j = 0; j < Items; ++j) {
     sum[j] = constant;
     if (f.terms.first_term > 0) {
-      const Vec<T, V> before = load<T, V>(f.sum + at.base, start + j * at.step, count);
+      const Vec<T, V> before = load<T, V>(so_far, start + j * at.step, count);
 #pragma unroll
       for (int lane = 0; lane < V; ++lane) sum[j].lane[lane] += before.lane[lane];
     }
@@ -54,12 +66,12 @@ __device__ __forceinline__ void combine_items(const Forward<T, Map>& f, int grou
   if (stores_node(f)) {
 #pragma unroll
     for (int j = 0; j < Items; ++j) {
-      store<Map, V>(f.p.node + at.base, start + j * at.step, count, narrow_lanes<Map, V>(sum[j]));
+      store<Map, V>(node, start + j * at.step, count, narrow_lanes<Map, V>(sum[j]));
     }
   } else {
 #pragma unroll
     for (int j = 0; j < Items; ++j) {
-      store<T, V>(f.sum + at.base, start + j * at.step, count, sum[j]);
+      store<T, V>(so_far, start + j * at.step, count, sum[j]);
     }
   }
 }

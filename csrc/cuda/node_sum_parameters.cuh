@@ -77,7 +77,7 @@ struct Forward {
   T* center;    // [rows, repeats, C]
   T* constant;  // [groups, repeats, C]: sum over the chunk's terms of w * beta
   T* partial;   // [rows, tiles, 3, C]: a value c near the tile's mean, sum of y - c, of its square
-  T* sum;       // [G * M, C]: the node so far; null where there is one chunk and no node of T
+  T* sum;       // [G * M, C]: the sum over several chunks for a narrower node; null for others
 };
 
 template <typename T, typename Map>

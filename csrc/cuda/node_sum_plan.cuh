@@ -77,12 +77,8 @@ uintptr_t set_up(Forward<T, Map>& f, const NodeSumForward<T, Map>& p, uintptr_t 
   f.center = arrays.take<T>(rows * width);
   f.constant = arrays.take<T>(groups * width);
   f.partial = arrays.take<T>(rows * tiles(f.p.shape) * 3 * p.shape.channels);
-  f.sum = nullptr;
-  if constexpr (std::is_same_v<T, Map>) {
-    f.sum = p.node;
-  } else if (p.shape.terms > kTerms) {
-    f.sum = arrays.take<T>(p.shape.groups * p.shape.positions * p.shape.channels);
-  }
+  const bool sums = !std::is_same_v<T, Map> && p.shape.terms > kTerms;
+  f.sum = sums ? arrays.take<T>(p.shape.groups * p.shape.positions * p.shape.channels) : nullptr;
   return arrays.next;
 }
 
