@@ -12,10 +12,10 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
-import torch
 from checked_runs import architecture_of_process, build_of_process
+from emulated import emulated
 from simt_build import Build, missing_tools
-from simulator import Order, Simulated
+from simulator import Simulated
 
 import darts_fast
 from darts_fast.nn import fused_cell
@@ -90,8 +90,5 @@ def backend() -> Iterator[SimulatedCell]:
     By itself, for tests that ask for no backend by name: those of running statistics.
     """
     simulated = _simulated()
-    simulated.set_order(Order.SHUFFLED)
-    torch.use_deterministic_algorithms(True)  # fills what torch.empty allocates
-    with simulated.replacing():
+    with emulated(simulated, simulated.replacing()):
         yield simulated
-    torch.use_deterministic_algorithms(False)

@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from functools import cache
 
 import pytest
-import torch
 from checked_runs import build_of_process
+from emulated import emulated
 from simulated_cell import architecture_flags, library_folder
-from simulator import Order, Simulated
+from simulator import Simulated
 
 
 @cache
@@ -27,8 +27,6 @@ def _simulated() -> Simulated:
 def backend() -> Iterator[Simulated]:
     """Emulated kernels in the place of the CPU's; outputs and scratch start as NaN."""
     simulated = _simulated()
-    simulated.set_order(Order.SHUFFLED)
-    torch.use_deterministic_algorithms(True)  # fills what torch.empty allocates
-    with simulated.registered("conv_blocks", "conv_blocks_backward"):
+    kernels = simulated.registered("conv_blocks", "conv_blocks_backward")
+    with emulated(simulated, kernels):
         yield simulated
-    torch.use_deterministic_algorithms(False)

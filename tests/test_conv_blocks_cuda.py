@@ -12,9 +12,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from emulated import assert_same_bits_in_every_order, launches_of, shifted
 from simulated_cell import MARKS
 from simulated_conv_blocks import backend
-from simulator import Order, Simulated
+from simulator import Simulated
 from test_conv_blocks import (
     ALL,
     WITH_POINTWISE,
@@ -27,7 +28,6 @@ from test_conv_blocks import (
     test_groups_have_their_own_statistics_and_decisions,
     test_value_and_gradients,
 )
-from test_mixed_cell_cuda import launches_of, shifted
 from torch.nn import functional as torch_functional
 
 from darts_fast import _ops
@@ -95,11 +95,7 @@ def test_same_bits_in_every_order(backend, channels, dtype, norm):
     sizes = {"channels": channels, "out_channels": channels, "size": (8, 6)}
     branches = {"branches": WITH_POINTWISE, "groups": 2, "masked": True}
     case = make_case(**sizes, **branches, norm=norm, affine=norm != "none")
-    expected = case.to(dtype).results("fused")
-    for order, seed in [(Order.ASCENDING, 0), (Order.DESCENDING, 0), (Order.SHUFFLED, 1)]:
-        backend.set_order(order, seed)
-        for name, value in case.to(dtype).results("fused").items():
-            assert torch.equal(value, expected[name]), f"{name}, {order.name}"
+    assert_same_bits_in_every_order(backend, lambda: case.to(dtype).results("fused"))
 
 
 def test_inputs_that_are_not_aligned(backend):

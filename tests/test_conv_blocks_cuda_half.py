@@ -13,12 +13,11 @@ from typing import Any
 
 import pytest
 import torch
+from emulated import assert_same_bits_in_every_order, launches_of, shifted
 from half_conv_blocks import arguments_of, halved, results, rounding
 from simulated_cell import MARKS
 from simulated_conv_blocks import backend
-from simulator import Order
 from test_conv_blocks import ALL, WITH_POINTWISE, Case, make_case
-from test_mixed_cell_cuda import launches_of, shifted
 from test_mixed_cell_cuda_half import (
     AUTOCAST,
     HALVES,
@@ -149,11 +148,7 @@ def test_same_bits_in_every_order(backend, norm, dtype):
     sizes = {"channels": 10, "out_channels": 12, "size": (8, 6), "groups": 2, "masked": True}
     affine = norm != "none"
     case = halved(make_case(branches=WITH_POINTWISE, **sizes, norm=norm, affine=affine), dtype)
-    expected = results(case, _ops.conv_blocks)
-    for order, seed in [(Order.ASCENDING, 0), (Order.DESCENDING, 0), (Order.SHUFFLED, 1)]:
-        backend.set_order(order, seed)
-        for name, value in results(case, _ops.conv_blocks).items():
-            assert torch.equal(value, expected[name]), f"{name}, {order.name}"
+    assert_same_bits_in_every_order(backend, lambda: results(case, _ops.conv_blocks))
 
 
 @HALVES

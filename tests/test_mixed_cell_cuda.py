@@ -22,9 +22,9 @@ from cell_cases import (
     make_case,
     op_arguments,
 )
+from emulated import assert_same_bits_in_every_order, launches_of, shifted
 from simt_build import ROOT
 from simulated_cell import MARKS, SimulatedCell, backend
-from simulator import Order
 from test_mixed_cell import (
     test_a_cell_whose_edges_differ,
     test_a_max_pool_of_negative_values_ignores_the_padding,
@@ -130,18 +130,7 @@ def bits(case: Case) -> dict[str, torch.Tensor]:
 def test_same_bits_in_every_order(backend, channels, dtype, stride):
     names = (*DARTS, "dense_3")
     case = make_case(names, channels=channels, size=(8, 6), groups=2, masked=True, stride=stride)
-    expected = bits(case.to(dtype))
-    for order, seed in [(Order.ASCENDING, 0), (Order.DESCENDING, 0), (Order.SHUFFLED, 1)]:
-        backend.set_order(order, seed)
-        for name, value in bits(case.to(dtype)).items():
-            assert torch.equal(value, expected[name]), f"{name}, {order.name}"
-
-
-def shifted(x: torch.Tensor) -> torch.Tensor:
-    """The same map, channels_last, one element behind an aligned address."""
-    n, c, h, w = x.shape
-    memory = torch.empty(x.numel() + 1, dtype=x.dtype)[1:].view(n, h, w, c).permute(0, 3, 1, 2)
-    return memory.copy_(x.detach()).requires_grad_()
+    assert_same_bits_in_every_order(backend, lambda: bits(case.to(dtype)))
 
 
 def test_states_that_are_not_aligned(backend):
@@ -151,12 +140,6 @@ def test_states_that_are_not_aligned(backend):
     assert all(x.data_ptr() % 16 != 0 for x in case.states)
     for name, value in bits(case).items():
         torch.testing.assert_close(value, expected[name], rtol=1e-4, atol=1e-4)
-
-
-def launches_of(simulated: SimulatedCell, call: Callable[[], object]) -> int:
-    before = simulated.launches()
-    call()
-    return simulated.launches() - before
 
 
 @pytest.mark.parametrize(("norm", "forward"), [("batch", FORWARD), ("running", FORWARD_RUNNING)])

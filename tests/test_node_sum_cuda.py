@@ -13,9 +13,9 @@ from dataclasses import replace
 import pytest
 import torch
 from checked_runs import run_checked, under_every_check
+from emulated import assert_same_bits_in_every_order, launches_of, shifted
 from simulated_cell import MARKS
-from simulated_node_sum import backend, launches_of, shifted
-from simulator import Order
+from simulated_node_sum import backend
 from test_node_sum import (
     MIXED,
     Case,
@@ -51,11 +51,7 @@ def test_same_bits_in_every_order(backend, channels, dtype):
     case = make_case(
         terms=5, batch=2, channels=channels, size=(17, 15), groups=2, norms=MIXED, masked=True
     ).to(dtype)
-    expected = all_bits(case)
-    for order, seed in [(Order.ASCENDING, 0), (Order.DESCENDING, 0), (Order.SHUFFLED, 1)]:
-        backend.set_order(order, seed)
-        for name, value in all_bits(case).items():
-            assert torch.equal(value, expected[name]), f"{name}, {order.name}"
+    assert_same_bits_in_every_order(backend, lambda: all_bits(case))
     assert_matches_reference(case, dtype)
 
 

@@ -16,9 +16,9 @@ from typing import Any
 import pytest
 import torch
 from closeness import assert_close
+from emulated import assert_same_bits_in_every_order, launches_of, shifted
 from simulated_cell import MARKS
-from simulated_node_sum import backend, launches_of, shifted
-from simulator import Order
+from simulated_node_sum import backend
 from test_mixed_cell_cuda_half import AUTOCAST, HALVES, autocast_dtype
 from test_node_sum import MIXED, Case, draw_gradient, make_case, op_arguments
 from torch import Tensor
@@ -143,11 +143,7 @@ def test_what_16_bits_hold_is_kept_exactly(backend, channels, dtype):
 def test_same_bits_in_every_order(backend, channels, dtype):
     shape = {"terms": 5, "batch": 2, "size": (17, 15), "groups": 2, "masked": True}
     case = halved(make_case(channels=channels, norms=MIXED, **shape), dtype)
-    expected = results(case, _ops.node_sum)
-    for order, seed in [(Order.ASCENDING, 0), (Order.DESCENDING, 0), (Order.SHUFFLED, 1)]:
-        backend.set_order(order, seed)
-        for name, value in results(case, _ops.node_sum).items():
-            assert torch.equal(value, expected[name]), f"{name}, {order.name}"
+    assert_same_bits_in_every_order(backend, lambda: results(case, _ops.node_sum))
 
 
 @HALVES
