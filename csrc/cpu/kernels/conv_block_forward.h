@@ -36,17 +36,43 @@ static BlockForwardScratch<T> block_forward_scratch(const BlockShape& s, Scratch
   return parts;
 }
 
-// Adds a strip of outputs to the moments of the image, which are taken about the mean of its first
-// few pixels.
+// Moments of an image are taken about the mean of its first few pixels.
+static inline int64_t first_pixels(int64_t pixels) {
+  constexpr int64_t kFew = 16;
+  return pixels < kFew ? pixels : kFew;
+}
+
+// Adds a strip of outputs to the moments of the image.
 template <typename T>
 static void add_strip_moments(const T* y, bool first, int64_t pixels, int64_t channels,
                               int64_t period, T* about, double* sums, double* squares) {
-  constexpr int64_t kFew = 16;
   if (first) {
-    plain_mean(y, (pixels < kFew ? pixels : kFew) * channels, channels, period, about);
+    plain_mean(y, first_pixels(pixels) * channels, channels, period, about);
     for (int64_t c = 0; c < channels; ++c) sums[c] = squares[c] = 0;
   }
   add_centred(y, pixels * channels, channels, period, about, sums, squares);
+}
+
+// A strip of a separable block's outputs in place, with their moments and what is saved of them.
+template <typename T>
+static void multiply_into_sinks(PointwiseRows<T> rows, const T* factors, bool first, int64_t pixels,
+                                int64_t period, T* about, PointwiseSinks<T> sinks) {
+  if (first) {
+    const int64_t few = first_pixels(pixels);
+    const int64_t count = few * rows.out_channels;
+    multiply_rows(rows, factors, few);
+    add_strip_moments(rows.out, true, few, rows.out_channels, period, about, sinks.sums,
+                      sinks.squares);
+    if (sinks.saved != nullptr) {
+      stream_map(sinks.saved, rows.out, count);
+      sinks.saved += count;
+    }
+    rows.out += count;
+    factors += few * rows.channels;
+    pixels -= few;
+  }
+  rows.sinks = &sinks;
+  multiply_rows(rows, factors, pixels);
 }
 
 // Writes y [H', W', C'], and where `mean` is not null mean and centred square sum [C']: of the
@@ -62,6 +88,8 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
   const int64_t out_period = pattern_period<T>(s.out_channels);
   const bool separable = block.kind == ConvKind::kSeparable;
   const bool in_place = kSameElement<T, M> && s.out_channels % kLanes<T> == 0;
+  const bool sinks = kProductsSink && separable && in_place && mean != nullptr &&
+                     (saved == nullptr || streams_lines(saved, s.out_channels));
   const int64_t strip = separable ? strip_rows(s, period) : 1;
   Tap taps[kMaxTaps];
   tile_taps(s, tile, block, separable ? period : packed.matrix, taps);
@@ -82,7 +110,16 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
     M* to = y + h * s.out_width * s.out_channels;
     const int64_t pixels = height * s.out_width;
     rows.out = scratch.out;
-    if constexpr (kSameElement<T, M>) rows.out = in_place ? to : scratch.out;
+    if constexpr (kSameElement<T, M>) {
+      rows.out = in_place ? to : scratch.out;
+      if (sinks) {
+        multiply_into_sinks<T>(
+            rows, scratch.depthwise, h == 0, pixels, out_period, scratch.about,
+            {scratch.about, mean, square,
+             saved == nullptr ? nullptr : saved + h * s.out_width * s.out_channels});
+        continue;
+      }
+    }
     if (separable) {
       multiply_rows(rows, as_factors(scratch.depthwise, pixels * s.channels), pixels);
     } else {

@@ -11,6 +11,9 @@ namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
 
 #if defined(__AVX512BF16__)
 
+// Whether `multiply_rows` fills sinks.
+constexpr bool kProductsSink = false;
+
 // Rounds values in place; behind them there is room for a vector.
 static inline const BFloat16* as_factors(float* values, int64_t count) {
   BFloat16* rounded = reinterpret_cast<BFloat16*>(values);
@@ -89,6 +92,8 @@ static inline void multiply_rows(const PointwiseRows<float>& r, const BFloat16* 
 }
 
 #else
+
+constexpr bool kProductsSink = true;
 
 template <typename T>
 static inline const T* as_factors(T* values, int64_t) {

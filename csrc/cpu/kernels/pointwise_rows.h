@@ -26,6 +26,15 @@ static inline void store_head(T* to, Vec<T> value, int64_t valid) {
   store(to, value);
 }
 
+// Where outputs go besides `out` while they stand in registers; C' is a number of whole vectors.
+template <typename T>
+struct PointwiseSinks {
+  const T* about;
+  double* sums;     // [C'] += y - about
+  double* squares;  // [C'] += (y - about)^2
+  T* saved;         // unless null: as `out`, past the caches (streams_lines)
+};
+
 // The matrices of a stretch: packed [taps][C][row], row = whole vectors of C', 0 behind C'.
 template <typename T>
 struct PointwiseRows {
@@ -40,6 +49,7 @@ struct PointwiseRows {
   int64_t out_stride;
   int64_t out_channels;
   bool accumulate;
+  const PointwiseSinks<T>* sinks = nullptr;  // not together with `accumulate`
 };
 
 // How far apart pixels of input and output stand, where the compiler knows; 0 where it does not.
@@ -72,11 +82,48 @@ __attribute__((always_inline)) static inline void store_block(
   }
 }
 
+// The moments of the lanes that a span of pixels stands in.
+template <typename T, int kVectors>
+struct LaneMoments {
+  Vec<T> about[kVectors] = {}, sum[kVectors] = {}, square[kVectors] = {};
+
+  void start(const T* from) {
+    for (int v = 0; v < kVectors; ++v) about[v] = load(from + v * kLanes<T>);
+  }
+
+  void add(Vec<T> y, int v) {
+    const Vec<T> d = y - about[v];
+    sum[v] += d;
+    square[v] += d * d;
+  }
+
+  void flush(double* sums, double* squares) const {
+    for (int v = 0; v < kVectors; ++v) {
+      T lanes[kLanes<T>];
+      store(lanes, sum[v]);
+      add_wide(sums + v * kLanes<T>, lanes, kLanes<T>);
+      store(lanes, square[v]);
+      add_wide(squares + v * kLanes<T>, lanes, kLanes<T>);
+    }
+  }
+};
+
+// What becomes of outputs: they are stored, added to what is there, or stored and given to sinks.
+enum class Outputs { kStored, kAdded, kSunk };
+
 // The lanes [lane, lane + kVectors * lanes) of the pixels from `pixel`, as far as whole blocks of
 // kPixels reach; returns how far. `r` is a copy, which no store can change.
-template <typename T, int kPixels, int kVectors, bool kAccumulate, typename S>
+template <typename T, int kPixels, int kVectors, Outputs kOutputs, typename S>
 __attribute__((noinline)) static int64_t pointwise_span(const PointwiseRows<T> r, int64_t pixel,
                                                         int64_t pixels, int64_t lane) {
+  constexpr bool kAccumulate = kOutputs == Outputs::kAdded;
+  constexpr bool kSinks = kOutputs == Outputs::kSunk;
+  [[maybe_unused]] PointwiseSinks<T> sinks = {};
+  [[maybe_unused]] LaneMoments<T, kVectors> moments;
+  if constexpr (kSinks) {
+    sinks = *r.sinks;
+    moments.start(sinks.about + lane);
+  }
   for (; pixel + kPixels <= pixels; pixel += kPixels) {
     Vec<T> sum[kPixels][kVectors] = {};
     for (int64_t t = 0; t < r.count_taps; ++t) {
@@ -106,7 +153,20 @@ __attribute__((noinline)) static int64_t pointwise_span(const PointwiseRows<T> r
       }
     }
     store_block<T, kPixels, kVectors, S::kOut>(r, sum, pixel, lane);
+    if constexpr (kSinks) {
+      const int64_t stride = S::kOut > 0 ? S::kOut : r.out_stride;
+      T* const saved = sinks.saved == nullptr ? nullptr : sinks.saved + pixel * stride + lane;
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) {
+#pragma GCC unroll 2
+        for (int v = 0; v < kVectors; ++v) {
+          moments.add(sum[p][v], v);
+          if (saved != nullptr) stream(saved + p * stride + v * kLanes<T>, sum[p][v]);
+        }
+      }
+    }
   }
+  if constexpr (kSinks) moments.flush(sinks.sums + lane, sinks.squares + lane);
   return pixel;
 }
 
@@ -132,34 +192,36 @@ static inline int64_t with_strides(const PointwiseRows<T>& r, Call call) {
   }
 }
 
-template <typename T, int kVectors, bool kAccumulate>
+template <typename T, int kVectors, Outputs kOutputs>
 static inline void pointwise_lanes(const PointwiseRows<T>& r, int64_t pixels, int64_t lane) {
   constexpr int kMost = (kManyRegisters ? 16 : 8) / kVectors;
   using Any = Strides<0, 0>;
   int64_t p = with_strides(r, [&](auto strides) {
     using S = decltype(strides);
-    return pointwise_span<T, kMost, kVectors, kAccumulate, S>(r, 0, pixels, lane);
+    return pointwise_span<T, kMost, kVectors, kOutputs, S>(r, 0, pixels, lane);
   });
-  if (p < pixels) p = pointwise_span<T, 4, kVectors, kAccumulate, Any>(r, p, pixels, lane);
-  if (p < pixels) pointwise_span<T, 1, kVectors, kAccumulate, Any>(r, p, pixels, lane);
+  if (p < pixels) p = pointwise_span<T, 4, kVectors, kOutputs, Any>(r, p, pixels, lane);
+  if (p < pixels) pointwise_span<T, 1, kVectors, kOutputs, Any>(r, p, pixels, lane);
 }
 
-template <typename T, bool kAccumulate>
+template <typename T, Outputs kOutputs>
 static void pointwise_all(const PointwiseRows<T>& r, int64_t pixels) {
   int64_t lane = 0;
   for (; lane + 2 * kLanes<T> <= r.row; lane += 2 * kLanes<T>) {
-    pointwise_lanes<T, 2, kAccumulate>(r, pixels, lane);
+    pointwise_lanes<T, 2, kOutputs>(r, pixels, lane);
   }
-  if (lane < r.row) pointwise_lanes<T, 1, kAccumulate>(r, pixels, lane);
+  if (lane < r.row) pointwise_lanes<T, 1, kOutputs>(r, pixels, lane);
 }
 
 // out[p] (+)= sum_t packed_t^T in[taps[t] + p] for every pixel p of the stretch.
 template <typename T>
 static void pointwise_rows(const PointwiseRows<T>& r, int64_t pixels) {
-  if (r.accumulate) {
-    pointwise_all<T, true>(r, pixels);
+  if (r.sinks != nullptr) {
+    pointwise_all<T, Outputs::kSunk>(r, pixels);
+  } else if (r.accumulate) {
+    pointwise_all<T, Outputs::kAdded>(r, pixels);
   } else {
-    pointwise_all<T, false>(r, pixels);
+    pointwise_all<T, Outputs::kStored>(r, pixels);
   }
 }
 

@@ -93,6 +93,15 @@ static inline void stream(T* to, Vec<T> value) {
 #endif
 }
 
+// Whether pixels of so many channels, streamed to this address two vectors (or all channels) at a
+// time, fill whole lines: parts of lines cost as much as whole ones.
+template <typename T>
+static inline bool streams_lines(const T* to, int64_t channels) {
+  constexpr int64_t kLine = 64;
+  return 2 * DARTS_VECTOR_BYTES >= kLine && reinterpret_cast<uintptr_t>(to) % kLine == 0 &&
+         channels * static_cast<int64_t>(sizeof(T)) % kLine == 0;
+}
+
 // Copies a map that stands in a cache to where nobody will read it soon.
 template <typename M>
 static inline void stream_map(M* to, const M* from, int64_t count) {
