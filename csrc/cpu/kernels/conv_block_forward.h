@@ -53,26 +53,26 @@ static void add_strip_moments(const T* y, bool first, int64_t pixels, int64_t ch
   add_centred(y, pixels * channels, channels, period, about, sums, squares);
 }
 
-// A strip of a separable block's outputs in place, with their moments and what is saved of them.
-template <typename T>
-static void multiply_into_sinks(PointwiseRows<T> rows, const T* factors, bool first, int64_t pixels,
-                                int64_t period, T* about, PointwiseSinks<T> sinks) {
+// A strip of outputs in place, with their moments and what is saved of them. `multiply(rows, begin,
+// count)` makes those of some of its pixels.
+template <typename T, typename Multiply>
+static void multiply_into_sinks(PointwiseRows<T> rows, bool first, int64_t pixels, int64_t period,
+                                T* about, PointwiseSinks<T> sinks, Multiply multiply) {
+  int64_t done = 0;
   if (first) {
-    const int64_t few = first_pixels(pixels);
-    const int64_t count = few * rows.out_channels;
-    multiply_rows(rows, factors, few);
-    add_strip_moments(rows.out, true, few, rows.out_channels, period, about, sinks.sums,
+    done = first_pixels(pixels);
+    const int64_t count = done * rows.out_channels;
+    multiply(rows, 0, done);
+    add_strip_moments(rows.out, true, done, rows.out_channels, period, about, sinks.sums,
                       sinks.squares);
     if (sinks.saved != nullptr) {
       stream_map(sinks.saved, rows.out, count);
       sinks.saved += count;
     }
     rows.out += count;
-    factors += few * rows.channels;
-    pixels -= few;
   }
   rows.sinks = &sinks;
-  multiply_rows(rows, factors, pixels);
+  multiply(rows, done, pixels - done);
 }
 
 // Writes y [H', W', C'], and where `mean` is not null mean and centred square sum [C']: of the
@@ -88,7 +88,7 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
   const int64_t out_period = pattern_period<T>(s.out_channels);
   const bool separable = block.kind == ConvKind::kSeparable;
   const bool in_place = kSameElement<T, M> && s.out_channels % kLanes<T> == 0;
-  const bool sinks = kProductsSink && separable && in_place && mean != nullptr &&
+  const bool sinks = kProductsSink && in_place && mean != nullptr &&
                      (saved == nullptr || streams_lines(saved, s.out_channels));
   const int64_t strip = separable ? strip_rows(s, period) : 1;
   Tap taps[kMaxTaps];
@@ -102,30 +102,36 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
   for (int64_t h = 0; h < s.out_height; h += strip) {
     const int64_t height = strip < s.out_height - h ? strip : s.out_height - h;
     const T* from = image + h * s.stride * tile.row;
+    const int64_t pixels = height * s.out_width;
+    decltype(as_factors(scratch.depthwise, pixels)) factors = nullptr;
     if (separable) {
       depthwise_rows<T>({from, s.stride * tile.row, scratch.depthwise, tile.out_count, height,
                          tile.out_count, false},
                         depthwise, packed.depthwise);
+      factors = as_factors(scratch.depthwise, pixels * s.channels);
     }
+    const auto multiply = [&](PointwiseRows<T> part, int64_t begin, int64_t count) {
+      if (separable) {
+        multiply_rows(part, factors + begin * s.channels, count);
+      } else {
+        part.in = from + begin * s.channels;
+        pointwise_rows<T>(part, count);
+      }
+    };
     M* to = y + h * s.out_width * s.out_channels;
-    const int64_t pixels = height * s.out_width;
     rows.out = scratch.out;
     if constexpr (kSameElement<T, M>) {
       rows.out = in_place ? to : scratch.out;
       if (sinks) {
         multiply_into_sinks<T>(
-            rows, scratch.depthwise, h == 0, pixels, out_period, scratch.about,
+            rows, h == 0, pixels, out_period, scratch.about,
             {scratch.about, mean, square,
-             saved == nullptr ? nullptr : saved + h * s.out_width * s.out_channels});
+             saved == nullptr ? nullptr : saved + h * s.out_width * s.out_channels},
+            multiply);
         continue;
       }
     }
-    if (separable) {
-      multiply_rows(rows, as_factors(scratch.depthwise, pixels * s.channels), pixels);
-    } else {
-      rows.in = from;
-      pointwise_rows<T>(rows, pixels);
-    }
+    multiply(rows, 0, pixels);
     if (mean != nullptr) {
       add_strip_moments(rows.out, h == 0, pixels, s.out_channels, out_period, scratch.about, mean,
                         square);
