@@ -91,10 +91,28 @@ struct LaneMoments {
     for (int v = 0; v < kVectors; ++v) about[v] = load(from + v * kLanes<T>);
   }
 
-  void add(Vec<T> y, int v) {
-    const Vec<T> d = y - about[v];
-    sum[v] += d;
-    square[v] += d * d;
+  // Pixels in pairs: a chain of additions as long as a stretch would lose digits.
+  template <int kPixels>
+  void add(const Vec<T> (&y)[kPixels][kVectors]) {
+#pragma GCC unroll 2
+    for (int v = 0; v < kVectors; ++v) {
+      Vec<T> d[kPixels], d2[kPixels];
+#pragma GCC unroll 16
+      for (int p = 0; p < kPixels; ++p) {
+        d[p] = y[p][v] - about[v];
+        d2[p] = d[p] * d[p];
+      }
+#pragma GCC unroll 4
+      for (int half = kPixels / 2; half > 0; half /= 2) {
+#pragma GCC unroll 8
+        for (int p = 0; p < half; ++p) {
+          d[p] += d[p + half];
+          d2[p] += d2[p + half];
+        }
+      }
+      sum[v] += d[0];
+      square[v] += d2[0];
+    }
   }
 
   void flush(double* sums, double* squares) const {
@@ -155,13 +173,13 @@ __attribute__((noinline)) static int64_t pointwise_span(const PointwiseRows<T> r
     store_block<T, kPixels, kVectors, S::kOut>(r, sum, pixel, lane);
     if constexpr (kSinks) {
       const int64_t stride = S::kOut > 0 ? S::kOut : r.out_stride;
-      T* const saved = sinks.saved == nullptr ? nullptr : sinks.saved + pixel * stride + lane;
+      moments.add(sum);
 #pragma GCC unroll 16
       for (int p = 0; p < kPixels; ++p) {
 #pragma GCC unroll 2
         for (int v = 0; v < kVectors; ++v) {
-          moments.add(sum[p][v], v);
-          if (saved != nullptr) stream(saved + p * stride + v * kLanes<T>, sum[p][v]);
+          const int64_t at = (pixel + p) * stride + lane + v * kLanes<T>;
+          if (sinks.saved != nullptr) stream(sinks.saved + at, sum[p][v]);
         }
       }
     }
