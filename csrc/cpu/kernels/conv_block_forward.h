@@ -57,13 +57,13 @@ static void add_strip_moments(const T* y, bool first, int64_t pixels, int64_t ch
 // count)` makes those of some of its pixels.
 template <typename T, typename Multiply>
 static void multiply_into_sinks(PointwiseRows<T> rows, bool first, int64_t pixels, int64_t period,
-                                T* about, PointwiseSinks<T> sinks, Multiply multiply) {
+                                PointwiseSinks<T> sinks, Multiply multiply) {
   int64_t done = 0;
   if (first) {
     done = first_pixels(pixels);
     const int64_t count = done * rows.out_channels;
     multiply(rows, 0, done);
-    add_strip_moments(rows.out, true, done, rows.out_channels, period, about, sinks.sums,
+    add_strip_moments(rows.out, true, done, rows.out_channels, period, sinks.about, sinks.sums,
                       sinks.squares);
     if (sinks.saved != nullptr) {
       stream_map(sinks.saved, rows.out, count);
@@ -124,7 +124,7 @@ static void block_forward(const BlockShape& s, const Tile& tile, const ConvBlock
       rows.out = in_place ? to : scratch.out;
       if (sinks) {
         multiply_into_sinks<T>(
-            rows, h == 0, pixels, out_period, scratch.about,
+            rows, h == 0, pixels, out_period,
             {scratch.about, mean, square,
              saved == nullptr ? nullptr : saved + h * s.out_width * s.out_channels},
             multiply);

@@ -6,6 +6,7 @@
 // buffers end in a vector of slack.
 #pragma once
 
+#include "cpu/kernels/channel_pattern.h"
 #include "cpu/kernels/depthwise_rows.h"
 
 namespace darts_fast::cpu::DARTS_CPU_CAPABILITY {
@@ -29,7 +30,7 @@ static inline void store_head(T* to, Vec<T> value, int64_t valid) {
 // Where outputs go besides `out` while they stand in registers; C' is a number of whole vectors.
 template <typename T>
 struct PointwiseSinks {
-  const T* about;
+  T* about;         // [C']
   double* sums;     // [C'] += y - about
   double* squares;  // [C'] += (y - about)^2
   T* saved;         // unless null: as `out`, past the caches (streams_lines)
@@ -117,11 +118,9 @@ struct LaneMoments {
 
   void flush(double* sums, double* squares) const {
     for (int v = 0; v < kVectors; ++v) {
-      T lanes[kLanes<T>];
-      store(lanes, sum[v]);
-      add_wide(sums + v * kLanes<T>, lanes, kLanes<T>);
-      store(lanes, square[v]);
-      add_wide(squares + v * kLanes<T>, lanes, kLanes<T>);
+      const int64_t offset = v * kLanes<T>;
+      fold_wide<T>(sums, sum[v], offset, kVectors * kLanes<T>);
+      fold_wide<T>(squares, square[v], offset, kVectors * kLanes<T>);
     }
   }
 };
